@@ -1,0 +1,26 @@
+"""Clipped losses of PPO (Schulman et al., arXiv 1707.06347, eq. 7 and its value-clipping companion)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from poise.align.core.masked import masked_mean
+
+
+def actor_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor, clip: float = 0.2) -> Tensor:
+    """-E min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = pi / pi_old.
+
+    Args:
+        log_prob, old_log_prob, advantage: float[B, T].
+        mask: bool[B, T], true at response tokens.
+    """
+    ratio = torch.exp((log_prob - old_log_prob) * mask)
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return -masked_mean(surrogate, mask)
+
+
+def critic_loss(value: Tensor, old_value: Tensor, returns: Tensor, mask: Tensor, clip: float = 5.0) -> Tensor:
+    """0.5 E max((V - R)^2, (clip(V, V_old +- clip) - R)^2), all float[B, T]."""
+    clipped = torch.minimum(torch.maximum(value, old_value - clip), old_value + clip)
+    return 0.5 * masked_mean(torch.maximum((value - returns).square(), (clipped - returns).square()), mask)

@@ -1,0 +1,1 @@
+"""The local engine: rollouts, scores and gradients on one shared trunk in this process."""

@@ -1,0 +1,104 @@
+"""Rollouts of the actor and their scores by every other role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poise.align.algorithms.ppo_lagrangian import Experience
+from poise.data.rows import Sampling, uniform_seed
+from poise.models.generate import Request, generate
+from poise.models.trunk import REFERENCE, Tokens, Trunk, collate, last_kept
+
+
+class ScoreScale(NamedTuple):
+    """Brings raw scores to unit size: reward (r - mean) / std, cost c / std, which keeps its sign and its zero."""
+
+    reward_mean: float = 0.0
+    reward_std: float = 1.0
+    cost_std: float = 1.0
+
+    def reward(self, raw: Tensor) -> Tensor:
+        """Affine; raw float[B]."""
+        return (raw - self.reward_mean) / self.reward_std
+
+    def cost(self, raw: Tensor) -> Tensor:
+        """Scale only; raw float[B]."""
+        return raw / self.cost_std
+
+
+class Rollout(NamedTuple):
+    """B sampled responses with everything measured on them. Args: lower [B, T, H] are the shared layers' outputs."""
+
+    tokens: Tokens
+    lower: Tensor
+    experience: Experience
+
+
+def roll_out(
+    trunk: Trunk, prompts: Sequence[tuple[str, list[int]]], *, seed: int, step: int, temperature: float, max_new_tokens: int
+) -> Tokens:
+    """Sample one response per prompt from the actor.
+
+    Args:
+        prompts: (id, token ids with template) of each prompt.
+        seed, step: chance is a hash of them and the prompt's id.
+    """
+    requests = [
+        Request(
+            ids,
+            Sampling(
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                seed=uniform_seed(seed, "rollout", str(step), name),
+            ),
+        )
+        for name, ids in prompts
+    ]
+    sampled = generate(trunk, requests, role="actor")
+    end = [trunk.tokenizer.eos_token_id]
+    responses = [s.ids + end if s.finished or not s.ids else s.ids for s in sampled]
+    return collate([ids for _, ids in prompts], responses, trunk.device)
+
+
+@torch.no_grad()
+def measure(trunk: Trunk, tokens: Tokens, scale: ScoreScale) -> Rollout:
+    """Score responses with the reward and cost models and both critics; log-probabilities of actor and reference."""
+    lower = trunk.lower(tokens.ids)
+    sequence = [scored(trunk, lower, tokens, role) for role in ("reward", "cost")]
+    values = [values_before(trunk, trunk.upper(lower, role), role) for role in ("reward_critic", "cost_critic")]
+    log_probs = [trunk.response_log_probs(trunk.upper(lower, role), tokens) for role in ("actor", REFERENCE)]
+    experience = Experience(
+        scale.reward(sequence[0]), scale.cost(sequence[1]), log_probs[0], log_probs[1], values[0], values[1], tokens.response
+    )
+    return Rollout(tokens, lower, experience)
+
+
+def scored(trunk: Trunk, lower: Tensor, tokens: Tokens, role: str) -> Tensor:
+    """Raw score float[B] of `role` with the end token appended, whether the response was cut or not.
+
+    The preference models have only seen responses that end; scoring a cut one at its last word would ask them
+    something they never learnt. The end token is appended after the last kept token for scoring alone.
+    """
+    if bool((last_kept(tokens.ids, tokens.length) == trunk.tokenizer.eos_token_id).all()):
+        return trunk.score(lower, tokens.length, role)
+    ended = with_end(tokens, trunk.tokenizer.eos_token_id)
+    return trunk.score(trunk.lower(ended.ids), ended.length, role)
+
+
+def with_end(tokens: Tokens, end: int) -> Tokens:
+    """The same batch with the end token after every response that lacks it."""
+    missing = last_kept(tokens.ids, tokens.length) != end
+    ids = torch.nn.functional.pad(tokens.ids, (0, 1))
+    rows = missing.nonzero()[:, 0]
+    ids[rows, tokens.length[rows]] = end
+    return Tokens(ids, tokens.prompt_length, tokens.length + missing.long())
+
+
+def values_before(trunk: Trunk, hidden: Tensor, role: str) -> Tensor:
+    """V_t float[B, T]: the critic's value of the state before token t, that is at position t - 1."""
+    values = trunk.values(hidden, role)
+    return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], 1)

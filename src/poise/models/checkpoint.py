@@ -1,0 +1,72 @@
+"""Training state on disk without pickle: tensors in safetensors, everything else in JSON, one rename to finish."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write nested dicts and lists of tensors and JSON values to `path` (a `.safetensors` file).
+
+    Non-tensor values travel in the file's metadata, so one atomic rename replaces the whole checkpoint.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    skeleton = _flatten(state, "", tensors)
+    temporary = path.with_suffix(".tmp")
+    save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary, {"state": json.dumps(skeleton)})
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, or None when there is no checkpoint or it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            skeleton = json.loads(file.metadata()["state"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    state: dict[str, Any] = _restore(skeleton, tensors)
+    return state
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """`optimizer.state_dict()` with text keys, as `save_state` wants it."""
+    state = optimizer.state_dict()
+    return {"state": {str(k): v for k, v in state["state"].items()}, "param_groups": state["param_groups"]}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore `optimizer_state`."""
+    groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in state["param_groups"]]
+    optimizer.load_state_dict({"state": {int(k): v for k, v in state["state"].items()}, "param_groups": groups})
+
+
+def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"__tensor__": name}
+    if isinstance(value, dict):
+        return {str(k): _flatten(v, f"{name}/{k}", tensors) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_flatten(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
+    return value
+
+
+def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if "__tensor__" in value:
+            return tensors[value["__tensor__"]]
+        return {k: _restore(v, tensors) for k, v in value.items()}
+    return [_restore(v, tensors) for v in value] if isinstance(value, list) else value

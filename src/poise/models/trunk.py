@@ -1,0 +1,306 @@
+"""One frozen language model that plays every role: actor, reward, cost, two critics, and the reference.
+
+A role is a LoRA adapter (PEFT) on the upper layers of the trunk, some with a scalar head; the reference is the trunk
+with all adapters off. Because adapters sit only on layers `shared_layers` and above, the layers below compute the same
+for every role: `lower` runs them once, and `upper` continues from there role by role. On SmolLM2-135M with 20 of 30
+layers shared, six roles cost 20 + 6 x 10 layers instead of 180.
+
+Sequences are padded on the right and the attention is causal, so padding can never reach a kept token: no attention
+mask is needed and results do not depend on the padding. Masks come from lengths, never from token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from poise.errors import PoiseError
+from poise.models.precision import default_device, frozen_dtype
+
+REFERENCE = "reference"
+_VOCABULARY_CHUNK = 256  # rows of logits alive at once; full logits are never kept
+
+
+class Tokens(NamedTuple):
+    """A right-padded batch of prompt + response.
+
+    Args:
+        ids: int64[B, T], padded with any id.
+        prompt_length: int64[B], tokens of the prompt with its template.
+        length: int64[B], prompt and response tokens together.
+    """
+
+    ids: Tensor
+    prompt_length: Tensor
+    length: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        """bool[B, T], true at real tokens."""
+        return torch.arange(self.ids.shape[1], device=self.ids.device)[None] < self.length[:, None]
+
+    @property
+    def response(self) -> Tensor:
+        """bool[B, T], true at response tokens."""
+        at = torch.arange(self.ids.shape[1], device=self.ids.device)[None]
+        return (at >= self.prompt_length[:, None]) & self.kept
+
+
+def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device) -> Tokens:
+    """Right-pad `prompt + response` id lists into a batch; masks follow from the lengths."""
+    rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    lengths = torch.tensor([len(row) for row in rows])
+    prompt_lengths = torch.tensor([len(p) for p in prompts])
+    return Tokens(ids.to(device), prompt_lengths.to(device), lengths.to(device))
+
+
+def last_kept(values: Tensor, length: Tensor) -> Tensor:
+    """Values at the last kept token, the score position of every scalar head.
+
+    Args:
+        values: [B, T] or [B, T, H], right-padded.
+        length: int64[B], number of kept tokens, at least 1.
+
+    Returns:
+        [B] or [B, H].
+    """
+    return values[torch.arange(values.shape[0], device=values.device), length - 1]
+
+
+class Trunk(nn.Module):
+    """A frozen causal LM with named adapters and scalar heads.
+
+    Args:
+        source: model folder or hub id.
+        roles: adapter names to create, for example ("actor", "reward", "cost").
+        scalar_roles: those of them that also get a scalar head.
+        shared_layers: adapters sit on this layer and above; the layers below run once for all roles.
+        rank: LoRA rank; scaling is 2 (alpha = 2 rank).
+        seed: initialises adapters and heads.
+
+    Raises:
+        PoiseError: the model can't be loaded, has no chat template, or its layers can't be run in two parts.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        roles: Sequence[str] = (),
+        scalar_roles: Sequence[str] = (),
+        shared_layers: int = 0,
+        rank: int = 8,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.device = device or default_device()
+        self.model, self.tokenizer = load_causal_lm(source, self.device)
+        self.decoder: Any = self.model.get_decoder()
+        self.shared_layers = shared_layers
+        layers = len(self.decoder.layers)
+        if not 0 <= shared_layers < layers:
+            raise PoiseError(f"shared_layers is {shared_layers}, the model has {layers} layers", where=str(source))
+        self._add_adapters(roles, rank, seed)
+        torch.manual_seed(seed)
+        width = self.model.config.hidden_size
+        self.heads = nn.ModuleDict({role: ScalarHead(width) for role in scalar_roles}).to(self.device)
+        self.roles = tuple(roles)
+        self.train(False)
+        self._check_split(str(source))
+
+    def _add_adapters(self, roles: Sequence[str], rank: int, seed: int) -> None:
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraLayer
+
+        upper = [
+            f"layers.{at}.{name}"
+            for at in range(self.shared_layers, len(self.decoder.layers))
+            for name, module in self.decoder.layers[at].named_modules()
+            if isinstance(module, nn.Linear)
+        ]
+        for index, role in enumerate(roles):
+            torch.manual_seed(seed * 1000 + index)
+            config = LoraConfig(
+                r=rank,
+                lora_alpha=2 * rank,
+                lora_dropout=0.0,
+                target_modules=upper,
+            )
+            self.model.add_adapter(config, adapter_name=role)
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):
+                module.cast_input_dtype_enabled = False  # autocast multiplies in the trunk's format, see `upper`
+        for name, parameter in self.model.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
+            parameter.requires_grad_(False)
+
+    def _check_split(self, source: str) -> None:
+        """Lower then upper must equal the whole forward pass; models that do more between layers fail here."""
+        ids = torch.arange(12, device=self.device).reshape(2, 6) % self.model.config.vocab_size
+        with torch.inference_mode(), self.role(REFERENCE):
+            whole = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+        with torch.inference_mode():
+            split = self.upper(self.lower(ids), REFERENCE)
+        if not torch.allclose(whole.float(), split.float(), atol=1e-2, rtol=1e-2):
+            raise PoiseError(
+                f"the layers of {self.model.config.model_type!r} can't be run in two parts", where=source, do="set shared_layers: 0"
+            )
+
+    @contextmanager
+    def role(self, name: str) -> Iterator[None]:
+        """Run the trunk as `name`; `REFERENCE` means no adapter."""
+        if not self.roles_present:
+            yield
+            return
+        if name == REFERENCE:
+            self.model.disable_adapters()
+            yield
+            self.model.enable_adapters()
+        else:
+            self.model.set_adapter(name)
+            yield
+
+    @property
+    def roles_present(self) -> bool:
+        """True when any adapter was added."""
+        return bool(getattr(self, "roles", ()))
+
+    def autocast(self) -> torch.autocast:
+        """Multiply in the trunk's number format; adapter weights stay float32."""
+        dtype = self.model.dtype
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+    @contextmanager
+    def _only_layers(self, start: int, stop: int, *, norm: bool) -> Iterator[None]:
+        layers, final = self.decoder.layers, self.decoder.norm
+        self.decoder.layers = layers[start:stop]
+        if not norm:
+            self.decoder.norm = nn.Identity()
+        try:
+            yield
+        finally:
+            self.decoder.layers, self.decoder.norm = layers, final
+
+    @torch.no_grad()
+    def lower(self, ids: Tensor) -> Tensor:
+        """Hidden states [B, T, H] after the shared layers, the same for every role; ids int64[B, T]."""
+        if self.shared_layers == 0:
+            embedded: Tensor = self.decoder.embed_tokens(ids)
+            return embedded
+        with self._only_layers(0, self.shared_layers, norm=False):
+            hidden: Tensor = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden
+
+    def upper(self, lower: Tensor, role: str) -> Tensor:
+        """Final hidden states [B, T, H] of `role` from the shared layers' output [B, T, H]."""
+        with self.role(role), self.autocast(), self._only_layers(self.shared_layers, len(self.decoder.layers), norm=True):
+            hidden: Tensor = self.decoder(inputs_embeds=lower, use_cache=False).last_hidden_state
+        return hidden
+
+    def values(self, hidden: Tensor, role: str) -> Tensor:
+        """Scalar head of `role` at every token: [B, T, H] -> float32[B, T]."""
+        values: Tensor = self.heads[role](hidden.float()).squeeze(-1)
+        return values
+
+    def score(self, lower: Tensor, length: Tensor, role: str) -> Tensor:
+        """Score of `role` at the last kept token, float32[B]; reward: higher is better, cost: higher is worse."""
+        return self.values(last_kept(self.upper(lower, role), length)[:, None], role)[:, 0]
+
+    def response_log_probs(self, hidden: Tensor, tokens: Tokens) -> Tensor:
+        """Log-probability of each response token under the final hidden states.
+
+        The vocabulary head runs at response positions only. Args: hidden [B, T, H].
+
+        Returns:
+            float32[B, T], zero outside the response; entry t belongs to token t (predicted from position t - 1).
+        """
+        mask = tokens.response[:, 1:]
+        states, targets = hidden[:, :-1][mask], tokens.ids[:, 1:][mask]
+        chunks = [
+            checkpoint(self._token_log_probs, s, t, use_reentrant=False)
+            for s, t in zip(states.split(_VOCABULARY_CHUNK), targets.split(_VOCABULARY_CHUNK), strict=True)
+        ]
+        out = torch.zeros(tokens.ids.shape, dtype=torch.float32, device=hidden.device)
+        return out.masked_scatter(tokens.response, torch.cat(chunks))
+
+    def _token_log_probs(self, states: Tensor, targets: Tensor) -> Tensor:
+        """log softmax(states @ V)[targets]: [N, H], int64[N] -> float32[N]."""
+        logits = self.model.get_output_embeddings()(states).float()
+        return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+
+    def parameters_of(self, role: str) -> list[nn.Parameter]:
+        """Adapter and head parameters of one role, in a fixed order."""
+        own = [p for name, p in self.model.named_parameters() if f".{role}." in name]
+        return own + (list(self.heads[role].parameters()) if role in self.heads else [])
+
+    def state_of(self, role: str) -> dict[str, Tensor]:
+        """Adapter and head tensors of one role by name."""
+        own = {name: p.detach() for name, p in self.model.named_parameters() if f".{role}." in name}
+        head = {f"head.{name}": p.detach() for name, p in self.heads[role].named_parameters()} if role in self.heads else {}
+        return own | head
+
+    @torch.no_grad()
+    def load_role(self, role: str, state: dict[str, Tensor], saved_as: str | None = None) -> None:
+        """Copy tensors saved by `state_of` into `role`; `saved_as` is the role's name at saving time."""
+        saved = saved_as or role
+        mine = self.state_of(role)
+        theirs = {name.replace(f".{saved}.", f".{role}."): tensor for name, tensor in state.items()}
+        if set(mine) != set(theirs):
+            raise PoiseError(
+                f"checkpoint of role {saved!r} does not fit: {sorted(set(mine) ^ set(theirs))[:2]}",
+                where="trunk",
+                do="use the model, rank and shared_layers it was trained with",
+            )
+        for name, tensor in mine.items():
+            tensor.copy_(theirs[name])
+
+
+class ScalarHead(nn.Module):
+    """Linear(H, 1) in float32 with zero bias at the start; weights start small, so that scores start near zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.normal_(self.linear.weight, std=1.0 / width)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., 1]."""
+        out: Tensor = self.linear(hidden)
+        return out
+
+
+def load_causal_lm(source: str | Path, device: torch.device) -> tuple[Any, Any]:
+    """Model (frozen, in the machine's number format) and tokenizer.
+
+    Raises:
+        PoiseError: not loadable as a causal LM, or without a chat template or end-of-sequence token.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=frozen_dtype(device))
+    except (OSError, ValueError, KeyError) as error:
+        raise PoiseError(
+            f"can't be loaded as a causal language model: {str(error).splitlines()[0]}",
+            where=str(source),
+            do="give a Transformers model folder, a hub id or a bundled name",
+        ) from error
+    if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
+        raise PoiseError("has no chat template or no end-of-sequence token", where=str(source), do="use a chat model")
+    return model.to(device).eval(), tokenizer
