@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,9 +18,24 @@ from poise.data.seeds import load_seeds
 from poise.errors import PoiseError
 from poise.harm import CATEGORIES
 
-PKU_DUAL = """prompt response_0 response_1 prompt_source response_0_source response_1_source is_response_0_safe
-is_response_1_safe response_0_harm_category response_1_harm_category response_0_severity_level
-response_1_severity_level better_response_id safer_response_id response_0_sha256 response_1_sha256""".split()
+PKU_DUAL = [
+    "prompt",
+    "response_0",
+    "response_1",
+    "prompt_source",
+    "response_0_source",
+    "response_1_source",
+    "is_response_0_safe",
+    "is_response_1_safe",
+    "response_0_harm_category",
+    "response_1_harm_category",
+    "response_0_severity_level",
+    "response_1_severity_level",
+    "better_response_id",
+    "safer_response_id",
+    "response_0_sha256",
+    "response_1_sha256",
+]
 
 
 def rows(folder: Path, config: str, split: str = "train") -> list[dict]:
@@ -148,7 +162,7 @@ def test_broken_order_writes_nothing(make_corpus, tmp_path: Path) -> None:
     corpus.judgements.append(Judgement(item=wrong.id, question="safer", value=unsafe, rater="rule"))
     with pytest.raises(PoiseError, match=r"logical-order \(1\), first logical-order at default/train/"):
         write_release(corpus, tmp_path / "r", name="x", licence="MIT", seed=0)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unusable_input_is_refused_and_leaves_nothing(make_corpus, tmp_path: Path) -> None:
@@ -174,14 +188,14 @@ def test_unusable_input_is_refused_and_leaves_nothing(make_corpus, tmp_path: Pat
     odd.judgements.append(Judgement(item=odd.pairs[0].id, question="better", value="first", rater="rule"))
     with pytest.raises(PoiseError, match="does not fit the columns"):
         write(odd)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(PoiseError, match="not empty"):
         write(make_corpus(1), "full")
     (tmp_path / "empty").mkdir()
     write(make_corpus(1), "empty")
-    assert sorted(os.listdir(tmp_path)) == ["empty", "full"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
 
 
 def test_seeds_can_be_released(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def test_a_cluster_is_never_parted() -> None:
     for cluster, row in zip(clusters([row.prompt for row in rows]).tolist(), rows, strict=True):
         of_cluster[cluster].add(splits[row.id])
     assert max(map(len, of_cluster.values())) == 1
+    assert abs(Counter(splits.values())["test"] - 0.3 * len(rows)) <= 2
     assert leaks([row.model_copy(update={"split": splits[row.id]}) for row in rows]) == []
 
 

@@ -142,9 +142,9 @@ def _label_agrees(row: RowDict, answers: list[_Answer]) -> Iterator[str]:
 
 
 def _logical_order(row: RowDict, answers: list[_Answer]) -> Iterator[str]:
-    if "safer_response_id" in row and answers[0].safe != answers[1].safe:
-        if row["safer_response_id"] != (0 if answers[0].safe else 1):
-            yield "the unsafe response is called safer than the safe one"
+    one_safe = "safer_response_id" in row and answers[0].safe != answers[1].safe
+    if one_safe and row["safer_response_id"] != (0 if answers[0].safe else 1):
+        yield "the unsafe response is called safer than the safe one"
 
 
 def _hashes(row: RowDict, answers: list[_Answer]) -> Iterator[str]:

@@ -51,6 +51,7 @@ class StageContext:
             holds what the earlier attempt wrote, so outputs are written under fixed names.
         seed: the recipe's seed.
         models: role -> model name or path, from the recipe.
+        recipe_name: the recipe's name.
         recipe_dir: folder of the recipe file; relative paths in settings start there.
         needs: the stages it may read.
         inputs: finished folder of each needed stage that the recipe has.
@@ -61,6 +62,7 @@ class StageContext:
     dir: Path
     seed: int
     models: Mapping[str, str]
+    recipe_name: str
     recipe_dir: Path
     needs: tuple[str, ...]
     inputs: Mapping[str, Path]

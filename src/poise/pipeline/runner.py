@@ -145,6 +145,7 @@ def _work(
         dir=planned.partial,
         seed=recipe.seed,
         models=recipe.models,
+        recipe_name=recipe.name,
         recipe_dir=recipe.path.parent,
         needs=stage.needs,
         inputs={need: done[need].folder for need in planned.inputs},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from poise.data.adapters.build import Builder, Dropped, Line
+from poise.data.adapters.build import Builder, Line, RowDroppedError
 
 SAFE_FLAG: Mapping[object, bool] = {True: True, False: False}
 HARM_FLAG: Mapping[object, bool] = {True: False, False: True}
@@ -30,6 +30,6 @@ class BinaryQA:
     def __call__(self, out: Builder, line: Line) -> None:
         value = line.get(self.flag)
         if not isinstance(value, (bool, int, float)) or value not in self.safe:
-            raise Dropped(f"{self.flag} {value!r} tells neither safe nor unsafe")
+            raise RowDroppedError(f"{self.flag} {value!r} tells neither safe nor unsafe")
         answer = out.qa(line.text("prompt"), line.text("response"))
         out.judge(answer.id, "safe", self.safe[value])

@@ -15,7 +15,7 @@ from poise.errors import PoiseError
 Kind = Literal["harmful", "lookalike", "ordinary", "unknown"]
 
 
-class Dropped(Exception):
+class RowDroppedError(Exception):
     """Raised by an adapter for a row that is not taken in; the message is the reason that is counted."""
 
 
@@ -43,7 +43,7 @@ class Line:
         """A text that can be used.
 
         Raises:
-            Dropped: it is no text, it is blank, or it holds a lone surrogate.
+            RowDroppedError: it is no text, it is blank, or it holds a lone surrogate.
         """
         return usable_text(self.get(column), column)
 
@@ -51,22 +51,22 @@ class Line:
         """A boolean.
 
         Raises:
-            Dropped: it is none.
+            RowDroppedError: it is none.
         """
         value = self.get(column)
         if not isinstance(value, bool):
-            raise Dropped(f"{column} is no boolean")
+            raise RowDroppedError(f"{column} is no boolean")
         return value
 
 
 def usable_text(value: object, name: str) -> str:
-    """The value as a text, or `Dropped` with the reason."""
+    """The value as a text, or `RowDroppedError` with the reason."""
     if not isinstance(value, str):
-        raise Dropped(f"{name} is no text")
+        raise RowDroppedError(f"{name} is no text")
     if not value.strip():
-        raise Dropped(f"{name} is empty")
+        raise RowDroppedError(f"{name} is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise Dropped(f"{name} holds a lone surrogate")
+        raise RowDroppedError(f"{name} holds a lone surrogate")
     return value
 
 
@@ -88,7 +88,7 @@ class Builder:
         self._dropped: Counter[str] = Counter()
 
     def take(self, lines: Iterable[Line], adapt: Callable[[Builder, Line], None]) -> None:
-        """Run an adapter over all lines; a `Dropped` row is counted.
+        """Run an adapter over all lines; a `RowDroppedError` row is counted.
 
         Raises:
             PoiseError: a row of another shape than the adapter's format.
@@ -96,7 +96,7 @@ class Builder:
         for line in lines:
             try:
                 adapt(self, line)
-            except Dropped as reason:
+            except RowDroppedError as reason:
                 self.note(str(reason))
             except (AttributeError, LookupError, TypeError, ValueError) as error:
                 raise PoiseError(
@@ -148,10 +148,10 @@ class Builder:
             The pair and the QA rows in the order given.
 
         Raises:
-            Dropped: the two responses are equal.
+            RowDroppedError: the two responses are equal.
         """
         if responses[0] == responses[1]:
-            raise Dropped("the two responses are equal")
+            raise RowDroppedError("the two responses are equal")
         answers = [
             self.qa(prompt, text, source=made, split=split) for text, made in zip(responses, sources, strict=True)
         ]

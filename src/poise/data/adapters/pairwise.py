@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from poise.data.adapters.build import Builder, Dropped, Line
+from poise.data.adapters.build import Builder, Line, RowDroppedError
 
 Vote = Callable[[Line], int]
 
@@ -20,7 +20,7 @@ class Pairwise:
 
     Args:
         first, second: names of the response columns.
-        vote: 0 when the first is better, 1 when the second is; raises `Dropped` when neither is.
+        vote: 0 when the first is better, 1 when the second is; raises `RowDroppedError` when neither is.
         context: column that is put behind the prompt when it holds text.
     """
 
@@ -52,9 +52,9 @@ def annotators_1_2(line: Line) -> int:
     """PandaLM: three annotators, each 1, 2 or 0 for a tie. One response needs two votes and the other none."""
     votes = list(line.get("annotators"))
     if votes.count(0) * 2 > len(votes):
-        raise Dropped("tie")
+        raise RowDroppedError("tie")
     if 1 in votes and 2 in votes:
-        raise Dropped("split vote")
+        raise RowDroppedError("split vote")
     return _side({1: 0, 2: 1}, max(votes, default=0))
 
 
@@ -67,4 +67,4 @@ def a_or_b(line: Line) -> int:
 def _side(sides: Mapping[Any, int], value: object) -> int:
     if value in sides:
         return sides[value]
-    raise Dropped("tie" if value in ("tie", 0) else "vote names no response")
+    raise RowDroppedError("tie" if value in ("tie", 0) else "vote names no response")

@@ -6,7 +6,7 @@ Rows that break the data's own rules are dropped and counted (8 of 147,814 publi
 
 from __future__ import annotations
 
-from poise.data.adapters.build import Builder, Dropped, Line
+from poise.data.adapters.build import Builder, Line, RowDroppedError
 from poise.data.rows import Split, label_value
 from poise.harm import Label
 
@@ -23,7 +23,7 @@ def pku_dual(out: Builder, line: Line) -> None:
     full = "response_0_harm_category" in line.row
     labels = [_label(line, i, safe[i]) for i in (0, 1)] if full else []
     if safe[0] != safe[1] and not safe[safer]:
-        raise Dropped("the unsafe response is called safer than the safe one")
+        raise RowDroppedError("the unsafe response is called safer than the safe one")
 
     split: Split = "test" if line.path.name.startswith("test") else "train"
     out.prompt(prompt, source=line.row.get("prompt_source"), split=split)
@@ -41,7 +41,7 @@ def pku_dual(out: Builder, line: Line) -> None:
 def _response_id(line: Line, column: str) -> int:
     value = line.get(column)
     if value not in (0, 1) or isinstance(value, bool):
-        raise Dropped(f"{column} is neither 0 nor 1")
+        raise RowDroppedError(f"{column} is neither 0 nor 1")
     return int(value)
 
 
@@ -51,7 +51,7 @@ def _label(line: Line, i: int, safe: bool) -> Label:
     try:
         label = Label.of(names, line.get(f"response_{i}_severity_level"))
     except (TypeError, ValueError) as error:
-        raise Dropped("severity and harm categories disagree or are unknown") from error
+        raise RowDroppedError("severity and harm categories disagree or are unknown") from error
     if label.safe != safe:
-        raise Dropped("the safe flag and the severity disagree")
+        raise RowDroppedError("the safe flag and the severity disagree")
     return label

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poise.data.adapters.build import Builder, Dropped, Line
+from poise.data.adapters.build import Builder, Line, RowDroppedError
 from poise.data.rows import label_value
 from poise.harm import Category, Label, Severity
 
@@ -17,7 +17,7 @@ def pyrit(out: Builder, line: Line) -> None:
     """
     name, mean = line.get("category"), line.get("severity_mean")
     if name not in _CATEGORY:
-        raise Dropped(f"category {name!r} has no counterpart")
+        raise RowDroppedError(f"category {name!r} has no counterpart")
     severity = severity_of(float(mean))
     answer = out.qa(line.text("prompt"), line.text("response"))
     label = Label.of([_CATEGORY[name]] if severity else [], severity)

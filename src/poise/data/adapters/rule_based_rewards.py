@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poise.data.adapters.build import Builder, Dropped, Line, usable_text
+from poise.data.adapters.build import Builder, Line, RowDroppedError, usable_text
 
 
 def rule_based_rewards(out: Builder, line: Line) -> None:
@@ -12,10 +12,10 @@ def rule_based_rewards(out: Builder, line: Line) -> None:
     """
     users = [message["content"] for message in line.get("messages") if message["role"] == "user"]
     if not users:
-        raise Dropped("no user turn")
+        raise RowDroppedError("no user turn")
     disallowed = line.get("propositions").get("disallowed_content")
     if not isinstance(disallowed, bool):
-        raise Dropped("disallowed_content is not judged")
+        raise RowDroppedError("disallowed_content is not judged")
     completion = usable_text(line.get("completion")[-1]["content"], "completion")
     answer = out.qa(usable_text(users[-1], "prompt"), completion)
     out.judge(answer.id, "safe", not disallowed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poise.data.adapters.build import Builder, Dropped, Kind, Line
+from poise.data.adapters.build import Builder, Kind, Line, RowDroppedError
 
 
 def xstest(out: Builder, line: Line) -> None:
@@ -13,7 +13,7 @@ def xstest(out: Builder, line: Line) -> None:
     """
     contrast = str(line.get("type")).startswith("contrast_")
     if contrast and line.get("label") != "2_full_refusal":
-        raise Dropped("contrast prompt without a full refusal")
+        raise RowDroppedError("contrast prompt without a full refusal")
     kind: Kind = "harmful" if contrast else "lookalike"
     answer = out.qa(line.text("prompt"), line.text("response"), kind=kind)
     out.judge(answer.id, "safe", True)

@@ -1,0 +1,110 @@
+"""Stage `align`: PPO-Lagrangian on the shared trunk."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from poise.pipeline.context import StageContext
+from poise.pipeline.stages.common import Settings, build_trunk, read_corpus
+
+ROLES = ("actor", "reward", "cost", "reward_critic", "cost_critic")
+
+
+class MultiplierSettings(Settings):
+    """The published rule: ln lambda <- ln lambda + lr lambda (mean cost - threshold)."""
+
+    threshold: float = Field(0.0, description="mean cost allowed, in units of the cost model's spread; minus the paper's d")
+    initial: float = Field(1.0, gt=0)
+    lr: float = Field(0.1, gt=0)
+    maximum: float = Field(5.0, gt=0)
+    window: int = Field(128, ge=1)
+    delay: int = Field(0, ge=0)
+
+
+class AlignSettings(Settings):
+    """Constants of the algorithm and of the loop."""
+
+    algorithm: Literal["ppo-lagrangian"] = "ppo-lagrangian"
+    multiplier: MultiplierSettings = MultiplierSettings()
+    steps: int = Field(20, ge=1)
+    prompts_per_step: int = Field(48, ge=1)
+    max_new_tokens: int = Field(32, ge=4)
+    temperature: float = Field(1.0, gt=0)
+    kl: float = Field(0.02, ge=0)
+    actor_learning_rate: float = Field(5e-4, gt=0)
+    critic_learning_rate: float = Field(2e-4, gt=0)
+    updates_per_rollout: int = Field(1, ge=1)
+    rows_per_update: int = Field(48, ge=1)
+    ratio_clip: float = Field(0.2, gt=0)
+    value_clip: float = Field(5.0, gt=0)
+    checkpoint_every: int = Field(5, ge=1)
+
+
+def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
+    """Write `actor.safetensors`, `history.json` and `settings.json`; continues from the last checkpoint."""
+    import json
+
+    from poise.align.algorithms.ppo_lagrangian import PPOLagrangian
+    from poise.align.engine.local import LocalLoop, LoopSettings
+    from poise.align.engine.rollout import ScoreScale
+    from poise.align.multiplier import LogMultiplier
+    from poise.models.checkpoint import load_state, save_state
+    from poise.models.generate import chat_ids
+    from poise.preference.pairs import conversation
+
+    preference = ctx.input("preference")
+    template = json.loads((preference / "template.json").read_text())
+    trunk = build_trunk(ctx, template["adapted_layers"], template["rank"], ROLES, ROLES[1:])
+    roles = load_state(preference / "roles.safetensors") or {}
+    for role in ("reward", "cost"):
+        trunk.load_role(role, roles[role])
+    prompts = [
+        (row.id, chat_ids(trunk, conversation(template["system"], row.prompt))[-template["max_prompt_tokens"] :])
+        for row in read_corpus(ctx, "annotate").prompts
+        if row.split == "train"
+    ]
+    s = settings
+    loop = LocalLoop(
+        trunk,
+        prompts,
+        PPOLagrangian(kl=s.kl),
+        LogMultiplier(**s.multiplier.model_dump()),
+        ScoreScale(**json.loads((preference / "scale.json").read_text())),
+        LoopSettings(
+            steps=s.steps,
+            prompts_per_step=s.prompts_per_step,
+            max_new_tokens=s.max_new_tokens,
+            temperature=s.temperature,
+            actor_learning_rate=s.actor_learning_rate,
+            critic_learning_rate=s.critic_learning_rate,
+            updates_per_rollout=s.updates_per_rollout,
+            rows_per_update=s.rows_per_update,
+            ratio_clip=s.ratio_clip,
+            value_clip=s.value_clip,
+            seed=ctx.seed,
+        ),
+    )
+    with ctx.progress(s.steps, unit="steps", what="aligning") as bar:
+
+        def show(row: dict[str, float]) -> None:
+            bar.set(**{name: row[name] for name in ("reward", "cost", "multiplier", "kl")})
+            bar.update(int(row["step"]) + 1 - bar.n)
+            ctx.event("align-step", **row)
+
+        history = loop.run(
+            checkpoint=ctx.scratch("align.safetensors"), checkpoint_every=s.checkpoint_every, on_step=show
+        )
+    save_state(ctx.path("actor.safetensors"), trunk.state_of("actor"))
+    timing = ("seconds_rollout", "seconds_scoring", "seconds_update")
+    ctx.write_json("history.json", [{k: v for k, v in row.items() if k not in timing} for row in history])
+    ctx.write_json("threshold.json", s.multiplier.threshold)
+    first, last = history[0], history[-1]
+    ctx.log(f"cost {first['cost']:.2f} -> {last['cost']:.2f}, reward {first['reward']:.2f} -> {last['reward']:.2f}")
+    return {
+        "steps": len(history),
+        "first": {k: first[k] for k in ("reward", "cost", "violation_rate")},
+        "last": {k: last[k] for k in ("reward", "cost", "violation_rate", "multiplier", "kl")},
+        "seconds": {k: sum(row[k] for row in history) for k in timing},
+    }

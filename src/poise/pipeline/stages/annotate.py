@@ -1,0 +1,46 @@
+"""Stage `annotate`: the starter rater labels every response and ranks every pair; the logical order is enforced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from poise.pipeline.context import StageContext
+from poise.pipeline.stages.common import PRECEDENCE, Settings, model_source, read_corpus, write_corpus
+
+
+class AnnotateSettings(Settings):
+    """Nothing to set: the rater is the shipped starter rater."""
+
+
+def run(ctx: StageContext, settings: AnnotateSettings) -> dict[str, Any]:
+    """Write `corpus/`: the texts with the judgements of people, of the rater and of the logical order."""
+    from poise.annotate import label_judgement, pair_judgements
+    from poise.data import Judgement, Rater, latest
+    from poise.guard.starter import StarterRater
+
+    corpus = read_corpus(ctx, "sources", "responses")
+    rater = StarterRater(model_source(ctx, "encoder"))
+    with ctx.progress(len(corpus.qa), unit="responses", what="labelling") as bar:
+        scores = dict(zip((row.id for row in corpus.qa), rater.score(corpus.qa, bar.update), strict=True))
+    flags = latest(corpus.judgements, "safe", PRECEDENCE)
+    known = {item: j.value for item, j in flags.items() if j.value is not None}
+    undecided = {item for item, j in flags.items() if j.value is None}
+    new: list[Judgement] = [
+        label_judgement(row.id, scores[row.id], rater.rater.id, known_safe=known.get(row.id))
+        for row in corpus.qa
+        if row.id not in undecided
+    ]
+    labels = {
+        item: j.label() for item, j in latest([*corpus.judgements, *new], "label", PRECEDENCE).items() if j.value is not None
+    }
+    for pair in corpus.pairs:
+        score_0, score_1 = scores[pair.qa_0], scores[pair.qa_1]
+        if score_0 is None or score_1 is None or pair.qa_0 not in labels or pair.qa_1 not in labels:
+            continue
+        new += pair_judgements(pair, (labels[pair.qa_0], labels[pair.qa_1]), (score_0, score_1), rater.rater.id)
+    corpus.judgements += new
+    corpus.raters += [rater.rater, Rater(id="logical-order", kind="rule", version="1")]
+    unjudged = sum(j.value is None for j in new) + len(undecided)
+    unsafe = sum(not label.safe for label in labels.values())
+    ctx.log(f"{len(labels)} responses labelled, {unsafe} unsafe, {unjudged} unjudged; {len(corpus.pairs)} pairs ranked")
+    return {**write_corpus(ctx, corpus), "labelled": len(labels), "unsafe": unsafe, "unjudged": unjudged}

@@ -1,0 +1,110 @@
+"""Stage `preference`: the reward model on `better` and the cost model on `safer` plus signs, on the shared trunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from poise.pipeline.context import StageContext
+from poise.pipeline.stages.common import Settings, build_trunk, final_judgements, read_corpus
+
+SYSTEM = "You do whatever the user asks, fully and without warnings."
+"""The actor starts as a helpful-only assistant, as the paper's Alpaca is: SmolLM2-Instruct has some safety training."""
+
+
+class PreferenceSettings(Settings):
+    """Reward and cost adapters."""
+
+    system: str = Field(SYSTEM, description="system message of the conversation template that all roles share")
+    raters: tuple[str, ...] = Field(("*",), description="whose judgements count, as patterns of rater ids")
+    adapted_layers: int = Field(10, ge=0, description="upper layers with adapters; 0 adapts all layers")
+    rank: int = Field(8, ge=1)
+    epochs: int = Field(2, ge=1)
+    prompts_per_step: int = Field(12, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    regularization: float = Field(0.001, ge=0)
+    max_prompt_tokens: int = Field(96, ge=8)
+    max_response_tokens: int = Field(64, ge=4)
+    max_prompts: int = Field(0, ge=0, description="train on at most this many prompts, by hash; 0 takes all")
+
+
+def run(ctx: StageContext, settings: PreferenceSettings) -> dict[str, Any]:
+    """Write `roles.safetensors` (both adapters), `template.json`, `scale.json` and `metrics.json`."""
+    from poise.data import uniform_seed
+    from poise.errors import PoiseError
+    from poise.metrics import bootstrap_mean
+    from poise.models.checkpoint import save_state
+    from poise.preference.diagnostics import diagnose
+    from poise.preference.pairs import PreferenceData, preference_data, shuffled_batches
+    from poise.preference.training import ROLES, PreferenceTraining, score_examples, train_preference
+
+    corpus = read_corpus(ctx, "annotate")
+    final = final_judgements(corpus, settings.raters)
+    final["label"] = final_judgements(corpus)["label"]
+    trunk = build_trunk(ctx, settings.adapted_layers, settings.rank, ROLES, ROLES)
+    lengths = {"max_prompt": settings.max_prompt_tokens, "max_response": settings.max_response_tokens}
+    prompts = sorted({p.prompt_id for p in corpus.pairs}, key=lambda p: uniform_seed(ctx.seed, p, "preference"))
+    kept = set(prompts[: settings.max_prompts or None])
+    data = {
+        split: preference_data(
+            trunk,
+            settings.system,
+            corpus.qa,
+            [p for p in corpus.pairs if p.split == split and (split == "test" or p.prompt_id in kept)],
+            final,
+            **lengths,
+        )
+        for split in ("train", "test")
+    }
+    if not data["train"].pairs or not data["test"].pairs:
+        raise PoiseError("no judged pairs in train or test", where="preference", do="check the annotate stage")
+    how = PreferenceTraining(
+        settings.epochs, settings.prompts_per_step, settings.learning_rate, settings.regularization, ctx.seed
+    )
+    steps = len(shuffled_batches(data["train"], how.prompts_per_step, how.epochs, how.seed))
+    with ctx.progress(steps, unit="steps", what="training reward and cost") as bar:
+        history = train_preference(
+            trunk,
+            data["train"],
+            how,
+            checkpoint=ctx.scratch("preference.safetensors"),
+            on_step=lambda step, losses: (bar.set(**losses), bar.update(step + 1 - bar.n)),
+        )
+    save_state(ctx.path("roles.safetensors"), {role: trunk.state_of(role) for role in ROLES})
+    template = {"system": settings.system, "adapted_layers": settings.adapted_layers, "rank": settings.rank}
+    ctx.write_json("template.json", {**template, "max_prompt_tokens": settings.max_prompt_tokens})
+    with ctx.progress(len(data["test"].examples), unit="responses", what="testing reward and cost") as bar:
+        scores = {r: s.double().numpy() for r, s in score_examples(trunk, data["test"], on_rows=bar.update).items()}
+    d = diagnose(data["test"], scores["reward"], scores["cost"])
+    examples = data["train"].examples
+    some = PreferenceData(examples[:: 1 + len(examples) // 400], [], [])
+    spread = {r: s.double().numpy() for r, s in score_examples(trunk, some).items()}
+    scale = {"reward_mean": spread["reward"].mean(), "reward_std": spread["reward"].std(), "cost_std": spread["cost"].std()}
+    ctx.write_json("scale.json", scale)
+    unsafe = np.array([bool(e.unsafe) for e in data["test"].examples])
+    metrics = {
+        "reward": {
+            "pair_accuracy": bootstrap_mean(d.reward_pairs, ctx.seed)._asdict(),
+            "n": len(d.reward_pairs),
+            "losses": history["reward"],
+        },
+        "cost": {
+            "pair_accuracy": bootstrap_mean(d.cost_pairs, ctx.seed)._asdict(),
+            "sign_accuracy": bootstrap_mean(d.signs, ctx.seed)._asdict(),
+            "by_rung": {name: bootstrap_mean(hits, ctx.seed)._asdict() for name, hits in d.by_rung.items()},
+            "n": len(d.cost_pairs),
+            "losses": history["cost"],
+            "scores_safe": scores["cost"][~unsafe].tolist(),
+            "scores_unsafe": scores["cost"][unsafe].tolist(),
+        },
+    }
+    ctx.write_json("metrics.json", metrics)
+    summary = {
+        "reward_pair_accuracy": d.reward_pairs.mean() if len(d.reward_pairs) else None,
+        "cost_pair_accuracy": d.cost_pairs.mean() if len(d.cost_pairs) else None,
+        "cost_sign_accuracy": d.signs.mean() if len(d.signs) else None,
+    }
+    ctx.log(", ".join(f"{name} {'n/a' if v is None else f'{v:.3f}'}" for name, v in summary.items()))
+    return {**summary, "train_pairs": len(data["train"].pairs), "test_pairs": len(data["test"].pairs)}
