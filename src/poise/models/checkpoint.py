@@ -34,10 +34,9 @@ def load_state(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            skeleton = json.loads(file.metadata()["state"])
+            state: dict[str, Any] = _restore(json.loads(file.metadata()["state"]), tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    state: dict[str, Any] = _restore(skeleton, tensors)
     return state
 
 

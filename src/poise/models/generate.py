@@ -90,9 +90,11 @@ def _decode(trunk: Trunk, rows: list[Request]) -> list[Sampled]:
     finished = [False] * len(rows)
     cache: Any = DynamicCache(config=trunk.model.config)
     for step in range(steps):
-        logits = trunk.model(
-            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, logits_to_keep=1
-        ).logits[:, -1]
+        hidden = trunk.decoder(
+            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        # The model's own `logits_to_keep=1` multiplies a strided slice, 600 times slower than a contiguous one on a CPU.
+        logits = trunk.model.get_output_embeddings()(hidden[:, -1].contiguous())
         token = pick(logits.float(), uniform[alive, step], temperature[alive], top_p[alive])
         ended = token == trunk.tokenizer.eos_token_id
         for row, value, end in zip(alive.tolist(), token.tolist(), ended.tolist(), strict=True):
@@ -133,7 +135,7 @@ def pick(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor) ->
         probability, tokens = probability.topk(min(_NUCLEUS_LIMIT, logits.shape[-1]), dim=-1)
         before = probability.cumsum(-1) - probability
         probability = torch.where(before < top_p[:, None], probability, 0.0)
-    elif bool((top_p == 1).all()):
+    elif bool((top_p >= 1).all()):
         tokens = None
     else:
         nucleus, plain = top_p < 1, top_p >= 1

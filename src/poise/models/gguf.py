@@ -85,7 +85,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, FloatArray]]:
     """
     try:
         return _read(memoryview(path.read_bytes()), path)
-    except (struct.error, ValueError, KeyError, OSError) as error:
+    except (struct.error, ValueError, KeyError, OSError, ArithmeticError, TypeError) as error:
         raise PoiseError(
             f"can't be read as GGUF: {error}", where=str(path), do="fetch the model again: poise models fetch"
         ) from error

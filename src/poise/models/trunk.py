@@ -145,6 +145,13 @@ class Trunk(nn.Module):
             if ".lora_" in name:
                 parameter.data = parameter.data.float()
             parameter.requires_grad_(False)
+        self._adapter_parameters = [p for name, p in self.model.named_parameters() if ".lora_" in name]
+        self._unfreeze()
+
+    def _unfreeze(self) -> None:
+        """PEFT freezes the inactive roles at each switch; a loss over two roles would silently lose one's gradients."""
+        for parameter in self._adapter_parameters:
+            parameter.requires_grad_(True)
 
     def _check_split(self, source: str) -> None:
         """Lower then upper must equal the whole forward pass; models that do more between layers fail here."""
@@ -166,10 +173,14 @@ class Trunk(nn.Module):
             return
         if name == REFERENCE:
             self.model.disable_adapters()
-            yield
-            self.model.enable_adapters()
+            try:
+                yield
+            finally:
+                self.model.enable_adapters()
+                self._unfreeze()
         else:
             self.model.set_adapter(name)
+            self._unfreeze()
             yield
 
     @property
@@ -257,9 +268,11 @@ class Trunk(nn.Module):
         saved = saved_as or role
         mine = self.state_of(role)
         theirs = {name.replace(f".{saved}.", f".{role}."): tensor for name, tensor in state.items()}
-        if set(mine) != set(theirs):
+        shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (mine, theirs)]
+        if shapes[0] != shapes[1]:
+            wrong = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
             raise PoiseError(
-                f"checkpoint of role {saved!r} does not fit: {sorted(set(mine) ^ set(theirs))[:2]}",
+                f"checkpoint of role {saved!r} does not fit at {wrong[0]}",
                 where="trunk",
                 do="use the model, rank and shared_layers it was trained with",
             )

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 from poise.models.encoder import ignore
-from poise.models.trunk import Trunk, collate
+from poise.models.trunk import Tokens, Trunk, collate
 from poise.preference.losses import PreferenceLoss, cost_loss, reward_loss
-from poise.preference.pairs import Pair, PreferenceData, shuffled_batches
+from poise.preference.pairs import Example, Pair, PreferenceData, shuffled_batches
 
 ROLES = ("reward", "cost")
+_CHUNK = 24  # rows of near-equal length scored together, so that little of a step is padding
 
 
 class PreferenceTraining(NamedTuple):
@@ -73,13 +74,14 @@ def train_preference(
     history = _resume(checkpoint, trunk, optimizers)
     for step in range(len(history["reward"]), len(plan)):
         pairs = [data.pairs[i] for i in plan[step]]
-        rows = sorted({row for pair in pairs for row in pair.rows}, key=lambda r: len(data.examples[r].response))
+        rows = sorted({row for pair in pairs for row in pair.rows}, key=lambda r: _length(data.examples[r]))
         index = {row: i for i, row in enumerate(rows)}
-        tokens = collate([data.examples[r].prompt for r in rows], [data.examples[r].response for r in rows], trunk.device)
-        lower = trunk.lower(tokens.ids)
+        chunks = [_tokens(trunk, data, rows[at : at + _CHUNK]) for at in range(0, len(rows), _CHUNK)]
+        lowers = [trunk.lower(tokens.ids) for tokens in chunks]
         losses = {}
         for role in ROLES:
-            scores = trunk.score(lower, tokens.length, role)
+            parts = zip(chunks, lowers, strict=True)
+            scores = torch.cat([trunk.score(lower, tokens.length, role) for tokens, lower in parts])
             result = (
                 reward_step_loss(scores, pairs, index, settings)
                 if role == "reward"
@@ -103,16 +105,24 @@ def score_examples(
     trunk: Trunk, data: PreferenceData, *, batch_size: int = 64, on_rows: Callable[[int], object] = ignore
 ) -> dict[str, Tensor]:
     """Reward and cost float32[N] of every example."""
-    order = sorted(range(len(data.examples)), key=lambda i: len(data.examples[i].prompt) + len(data.examples[i].response))
+    order = sorted(range(len(data.examples)), key=lambda i: _length(data.examples[i]))
     out = {role: torch.empty(len(order)) for role in ROLES}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        tokens = collate([data.examples[r].prompt for r in rows], [data.examples[r].response for r in rows], trunk.device)
+        tokens = _tokens(trunk, data, rows)
         lower = trunk.lower(tokens.ids)
         for role in ROLES:
             out[role][rows] = trunk.score(lower, tokens.length, role).cpu()
         on_rows(len(rows))
     return out
+
+
+def _length(example: Example) -> int:
+    return len(example.prompt) + len(example.response)
+
+
+def _tokens(trunk: Trunk, data: PreferenceData, rows: Sequence[int]) -> Tokens:
+    return collate([data.examples[r].prompt for r in rows], [data.examples[r].response for r in rows], trunk.device)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,19 +46,14 @@ def roll_out(
 
     Args:
         prompts: (id, token ids with template) of each prompt.
-        seed, step: chance is a hash of them and the prompt's id.
+        seed, step: chance is a hash of them, the prompt's id, and how often the prompt came before in this step.
     """
-    requests = [
-        Request(
-            ids,
-            Sampling(
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                seed=uniform_seed(seed, "rollout", str(step), name),
-            ),
-        )
-        for name, ids in prompts
-    ]
+    came: Counter[str] = Counter()
+    requests = []
+    for name, ids in prompts:
+        chance = uniform_seed(seed, "rollout", str(step), name, str(came[name]))
+        came[name] += 1
+        requests.append(Request(ids, Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=chance)))
     sampled = generate(trunk, requests, role="actor")
     end = [trunk.tokenizer.eos_token_id]
     responses = [s.ids + end if s.finished or not s.ids else s.ids for s in sampled]
@@ -66,31 +62,23 @@ def roll_out(
 
 @torch.no_grad()
 def measure(trunk: Trunk, tokens: Tokens, scale: ScoreScale) -> Rollout:
-    """Score responses with the reward and cost models and both critics; log-probabilities of actor and reference."""
-    lower = trunk.lower(tokens.ids)
-    sequence = [scored(trunk, lower, tokens, role) for role in ("reward", "cost")]
+    """Score responses with the reward and cost models and both critics; log-probabilities of actor and reference.
+
+    Sequence scores are read with the end token appended, whether the response was cut or not: the preference models
+    have only seen responses that end. The appended token is no action: it is outside every mask.
+    """
+    ended = with_end(tokens, trunk.tokenizer.eos_token_id)
+    lower = trunk.lower(ended.ids)
+    reward, cost = (trunk.score(lower, ended.length, role) for role in ("reward", "cost"))
+    tokens = tokens._replace(ids=ended.ids)
     values = [values_before(trunk, trunk.upper(lower, role), role) for role in ("reward_critic", "cost_critic")]
     log_probs = [trunk.response_log_probs(trunk.upper(lower, role), tokens) for role in ("actor", REFERENCE)]
-    experience = Experience(
-        scale.reward(sequence[0]), scale.cost(sequence[1]), log_probs[0], log_probs[1], values[0], values[1], tokens.response
-    )
+    experience = Experience(scale.reward(reward), scale.cost(cost), *log_probs, *values, tokens.response)
     return Rollout(tokens, lower, experience)
 
 
-def scored(trunk: Trunk, lower: Tensor, tokens: Tokens, role: str) -> Tensor:
-    """Raw score float[B] of `role` with the end token appended, whether the response was cut or not.
-
-    The preference models have only seen responses that end; scoring a cut one at its last word would ask them
-    something they never learnt. The end token is appended after the last kept token for scoring alone.
-    """
-    if bool((last_kept(tokens.ids, tokens.length) == trunk.tokenizer.eos_token_id).all()):
-        return trunk.score(lower, tokens.length, role)
-    ended = with_end(tokens, trunk.tokenizer.eos_token_id)
-    return trunk.score(trunk.lower(ended.ids), ended.length, role)
-
-
 def with_end(tokens: Tokens, end: int) -> Tokens:
-    """The same batch with the end token after every response that lacks it."""
+    """The same batch, one column wider, with the end token after every response that lacks it."""
     missing = last_kept(tokens.ids, tokens.length) != end
     ids = torch.nn.functional.pad(tokens.ids, (0, 1))
     rows = missing.nonzero()[:, 0]

@@ -50,7 +50,9 @@ def _sample(ctx: StageContext, settings: EvaluateSettings, prompts: Any) -> Rows
     """Responses of both policies with reward and cost, one row for each prompt, sample and policy."""
     import json
 
-    from poise.align.engine.rollout import ScoreScale, scored
+    import torch
+
+    from poise.align.engine.rollout import ScoreScale
     from poise.data import Sampling, uniform_seed
     from poise.models.checkpoint import load_state
     from poise.models.generate import Request, chat_ids, generate
@@ -80,10 +82,11 @@ def _sample(ctx: StageContext, settings: EvaluateSettings, prompts: Any) -> Rows
                 part = slice(start, start + 64)
                 end = [trunk.tokenizer.eos_token_id]
                 tokens = collate([r.prompt for r in requests[part]], [s.ids + end for s in sampled[part]], trunk.device)
-                lower = trunk.lower(tokens.ids)
-                reward = scale.reward(scored(trunk, lower, tokens, "reward")).tolist()
-                cost = scale.cost(scored(trunk, lower, tokens, "cost")).tolist()
-                for (p, k), s, r, c in zip(plan[part], sampled[part], reward, cost, strict=True):
+                with torch.inference_mode():
+                    lower = trunk.lower(tokens.ids)
+                    reward, cost = (trunk.score(lower, tokens.length, role) for role in ("reward", "cost"))
+                scores = zip(scale.reward(reward).tolist(), scale.cost(cost).tolist(), strict=True)
+                for (p, k), s, (r, c) in zip(plan[part], sampled[part], scores, strict=True):
                     text = trunk.tokenizer.decode(s.ids, skip_special_tokens=True).strip()
                     about = {"prompt_id": p.id, "prompt": p.prompt, "kind": p.kind, "sample": k, "policy": policy}
                     rows.append({**about, "response": text, "reward": r, "cost": c})

@@ -17,6 +17,7 @@ class GuardSettings(Settings):
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
+    head_learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     category_weight: float = Field(1.0, ge=0)
     max_length: int = Field(128, ge=16, le=512)
@@ -43,6 +44,7 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
         settings.epochs,
         settings.batch_size,
         settings.learning_rate,
+        settings.head_learning_rate,
         settings.weight_decay,
         settings.category_weight,
         ctx.seed,

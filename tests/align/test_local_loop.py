@@ -1,0 +1,265 @@
+"""The local loop on a tiny model: numbers, resume, errors, and that the reward goes up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from poise.align.algorithms.ppo_lagrangian import PPOLagrangian
+from poise.align.engine.local import TRAINED, LocalLoop, LoopSettings
+from poise.align.engine.rollout import Rollout, ScoreScale, measure, roll_out, values_before, with_end
+from poise.align.multiplier import LogMultiplier
+from poise.errors import PoiseError
+from poise.models.trunk import Tokens, Trunk, collate
+
+MakeTrunk = Callable[..., Trunk]
+CPU = torch.device("cpu")
+ROLES = ("actor", "reward", "cost", "reward_critic", "cost_critic")
+PROMPTS = [(f"p-{i}", [1, 20 + i, 30, *range(40, 40 + i)]) for i in range(5)]
+SETTINGS = LoopSettings(
+    steps=6,
+    prompts_per_step=4,
+    max_new_tokens=8,
+    temperature=1.0,
+    actor_learning_rate=1e-2,
+    critic_learning_rate=1e-2,
+    updates_per_rollout=2,
+    rows_per_update=3,
+    ratio_clip=0.2,
+    value_clip=5.0,
+    seed=3,
+)
+COLUMNS = {
+    *("reward", "cost", "violation_rate", "kl", "response_tokens", "value_reward", "value_cost", "step", "multiplier"),
+    *(f"loss_{role}" for role in TRAINED),
+    *("seconds_rollout", "seconds_scoring", "seconds_update"),
+}
+
+
+@pytest.fixture
+def make_loop(make_trunk: MakeTrunk) -> Callable[..., LocalLoop]:
+    """A fresh loop; reward and cost are random but the same in every one."""
+
+    def make(prompts: Any = PROMPTS, kl: float = 0.02, threshold: float = 0.0, **changes: Any) -> LocalLoop:
+        trunk = make_trunk(*ROLES, heads=ROLES[1:], shared_layers=2, rank=4)
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for role in ("reward", "cost"):
+                for tensor in trunk.state_of(role).values():
+                    tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
+        multiplier = LogMultiplier(threshold=threshold, window=16)
+        return LocalLoop(
+            trunk, prompts, PPOLagrangian(kl=kl), multiplier, ScoreScale(0.1, 2.0, 0.5), SETTINGS._replace(**changes)
+        )
+
+    return make
+
+
+Scores = Callable[[Tokens], Tensor]
+
+
+def use_scores(monkeypatch: pytest.MonkeyPatch, reward: Scores, cost: Scores) -> None:
+    """Hand-made scores in place of those of the reward and the cost model."""
+
+    def measured(trunk: Trunk, tokens: Tokens, scale: ScoreScale) -> Rollout:
+        rollout = measure(trunk, tokens, scale)
+        return rollout._replace(experience=rollout.experience._replace(reward=reward(tokens), cost=cost(tokens)))
+
+    monkeypatch.setattr("poise.align.engine.local.measure", measured)
+
+
+def constant(value: float) -> Scores:
+    """The same score for every response."""
+    return lambda tokens: torch.full((len(tokens.ids),), value)
+
+
+def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """History without the stopwatch."""
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in history]
+
+
+def test_history_is_complete_and_finite(make_loop: Callable[..., LocalLoop], tmp_path: Path) -> None:
+    loop, seen = make_loop(), []
+    history = loop.run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=10, on_step=seen.append)
+    assert seen == history and [row["step"] for row in history] == list(range(6))
+    assert all(set(row) == COLUMNS for row in history)
+    assert all(math.isfinite(value) for row in history for value in row.values())
+    assert all(0 <= row["violation_rate"] <= 1 and 1 <= row["response_tokens"] <= 9 for row in history)
+    assert history[0]["kl"] == pytest.approx(0.0, abs=1e-4)  # the actor starts as the reference
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_the_multiplier_moves_by_the_rule(make_loop: Callable[..., LocalLoop], tmp_path: Path) -> None:
+    """ln lambda <- ln lambda + 0.1 lambda (mean of the last 16 costs - threshold); four rows a step, so four steps."""
+    loop = make_loop(threshold=-0.5)
+    history = loop.run(checkpoint=tmp_path / "c.safetensors")
+    log, means = 0.0, [row["cost"] for row in history]
+    for step, row in enumerate(history):
+        window = means[max(0, step - 3) : step + 1]
+        log = min(log + 0.1 * math.exp(log) * (sum(window) / len(window) + 0.5), math.log(5.0))
+        assert row["multiplier"] == pytest.approx(math.exp(log), rel=1e-5)
+
+
+def test_killed_and_resumed_equals_uninterrupted(make_loop: Callable[..., LocalLoop], tmp_path: Path) -> None:
+    whole = make_loop()
+    whole.run(checkpoint=tmp_path / "whole.safetensors", checkpoint_every=2)
+    make_loop(steps=5).run(checkpoint=tmp_path / "part.safetensors", checkpoint_every=2)  # dies after step 5, saved at 4
+    resumed, steps = make_loop(), []
+    resumed.run(checkpoint=tmp_path / "part.safetensors", checkpoint_every=2, on_step=lambda row: steps.append(row["step"]))
+    assert steps == [4.0, 5.0]
+    assert timeless(resumed.history) == timeless(whole.history)
+    assert resumed.multiplier.state_dict() == whole.multiplier.state_dict()
+    for role in ROLES:
+        expected = whole.trunk.state_of(role)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.trunk.state_of(role).items())
+
+
+def test_a_damaged_checkpoint_starts_again(make_loop: Callable[..., LocalLoop], tmp_path: Path) -> None:
+    (tmp_path / "c.safetensors").write_bytes(b"half a file")
+    loop = make_loop(steps=1)
+    assert len(loop.run(checkpoint=tmp_path / "c.safetensors")) == 1
+
+
+def test_only_the_trained_roles_change(make_loop: Callable[..., LocalLoop], tmp_path: Path) -> None:
+    loop = make_loop(steps=2)
+    before = {role: {k: t.clone() for k, t in loop.trunk.state_of(role).items()} for role in ROLES}
+    base = {k: p.clone() for k, p in loop.trunk.model.named_parameters() if "lora_" not in k}
+    loop.run(checkpoint=tmp_path / "c.safetensors")
+    for role in ROLES:
+        same = all(torch.equal(t, before[role][k]) for k, t in loop.trunk.state_of(role).items())
+        assert same == (role not in TRAINED), role
+    assert all(torch.equal(p, base[k]) for k, p in loop.trunk.model.named_parameters() if k in base)
+
+
+def test_prompts_walk_through_shuffled_epochs(make_loop: Callable[..., LocalLoop]) -> None:
+    loop, reversed_loop = make_loop(), make_loop(PROMPTS[::-1])
+    names = [name for step in range(5) for name, _ in loop.batch(step)]
+    for epoch in range(4):
+        assert sorted(names[5 * epoch : 5 * epoch + 5]) == sorted(name for name, _ in PROMPTS)
+    assert len({tuple(names[5 * epoch : 5 * epoch + 5]) for epoch in range(4)}) > 1
+    assert loop.batch(3) == reversed_loop.batch(3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_no_number_stops_the_run(
+    make_loop: Callable[..., LocalLoop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    loop = make_loop()
+    loop.run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=6)
+    saved = (tmp_path / "c.safetensors").read_bytes()
+    use_scores(monkeypatch, constant(0.0), constant(bad))
+    with pytest.raises(PoiseError, match="not a number") as caught:
+        make_loop(steps=8).run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=1)
+    assert caught.value.exit_code == 4 and caught.value.where == "align step 6"
+    assert (tmp_path / "c.safetensors").read_bytes() == saved
+
+
+def test_no_prompts(make_loop: Callable[..., LocalLoop]) -> None:
+    with pytest.raises(PoiseError, match="no prompts"):
+        make_loop([])
+
+
+def count(liked: Tensor) -> Scores:
+    """How many of the liked tokens stand in each response."""
+    return lambda tokens: (torch.isin(tokens.ids, liked) & tokens.response).sum(-1).float()
+
+
+def favourites(loop: LocalLoop, number: int) -> Tensor:
+    """The tokens that the untrained actor writes most often."""
+    tokens = roll_out(loop.trunk, PROMPTS * 20, seed=0, step=0, temperature=1.0, max_new_tokens=8)
+    return tokens.ids[tokens.response].bincount().topk(number).indices
+
+
+LONGER = {"steps": 30, "prompts_per_step": 24, "rows_per_update": 24}
+
+
+def test_the_reward_rises(make_loop: Callable[..., LocalLoop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = make_loop(**LONGER)
+    use_scores(monkeypatch, count(favourites(loop, 20)), constant(-1.0))
+    history = loop.run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=100)
+    reward = [row["reward"] for row in history]
+    print([round(r,2) for r in reward], [round(r["kl"],2) for r in history])
+    assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 1.0
+    assert history[-1]["multiplier"] < 1 and history[-1]["kl"] > 0
+
+
+def test_the_cost_falls_when_the_rewarded_is_forbidden(
+    make_loop: Callable[..., LocalLoop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cost = 2 reward - 4 liked tokens: above the threshold lambda rises, and A = (A_r - lambda A_c) / (1 + lambda) < 0."""
+    loop = make_loop(**LONGER, threshold=-2.0)
+    liked = count(favourites(loop, 120))
+    use_scores(monkeypatch, liked, liked)
+    history = loop.run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=100)
+    cost = [row["cost"] for row in history]
+    print([round(r,2) for r in cost], [round(r["multiplier"],2) for r in history])
+    assert sum(cost[-5:]) < 0.6 * sum(cost[:5])
+    assert history[-1]["multiplier"] == pytest.approx(5.0)
+
+
+def test_rollout_ends_responses_that_ended(make_loop: Callable[..., LocalLoop]) -> None:
+    loop = make_loop()
+    tokens = roll_out(loop.trunk, PROMPTS, seed=0, step=0, temperature=1.0, max_new_tokens=8)
+    again = roll_out(loop.trunk, PROMPTS[::-1], seed=0, step=0, temperature=1.0, max_new_tokens=8)
+    end, longest = loop.trunk.tokenizer.eos_token_id, 8
+    for row, (_, prompt) in enumerate(PROMPTS):
+        ids = tokens.ids[row, : tokens.length[row]].tolist()
+        assert ids[: len(prompt)] == prompt and tokens.prompt_length[row] == len(prompt)
+        assert ids[-1] == end or len(ids) - len(prompt) == longest
+        assert end not in ids[len(prompt) : -1]
+        assert again.ids[-1 - row, : again.length[-1 - row]].tolist() == ids
+
+
+def test_a_prompt_that_comes_twice_gets_two_responses(make_loop: Callable[..., LocalLoop]) -> None:
+    trunk = make_loop().trunk
+    tokens = roll_out(trunk, [PROMPTS[0], PROMPTS[0], PROMPTS[1]], seed=0, step=0, temperature=1.0, max_new_tokens=8)
+    once = roll_out(trunk, PROMPTS[:1], seed=0, step=0, temperature=1.0, max_new_tokens=8)
+    rows = [ids[:length].tolist() for ids, length in zip(tokens.ids, tokens.length, strict=True)]
+    assert rows[0] == once.ids[0].tolist() != rows[1]
+
+
+def test_with_end_appends_only_where_it_lacks() -> None:
+    tokens = collate([[5], [5, 6]], [[7, 2], [8, 9]], CPU)
+    ended = with_end(tokens, 2)
+    assert ended.length.tolist() == [3, 5]
+    assert ended.ids[0, :3].tolist() == [5, 7, 2] and ended.ids[1].tolist() == [5, 6, 8, 9, 2]
+    assert tokens.ids.tolist() == [[5, 7, 2, 0], [5, 6, 8, 9]]
+
+
+def test_a_cut_response_is_scored_as_if_it_ended_but_the_end_is_no_action(make_loop: Callable[..., LocalLoop]) -> None:
+    trunk = make_loop().trunk
+    end = trunk.tokenizer.eos_token_id
+    cut = measure(trunk, collate([[5], [5, 6]], [[7, end], [8, 9]], CPU), ScoreScale())
+    ended = measure(trunk, collate([[5], [5, 6]], [[7, end], [8, 9, end]], CPU), ScoreScale())
+    torch.testing.assert_close(cut.experience.reward, ended.experience.reward, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(cut.experience.cost, ended.experience.cost, atol=1e-6, rtol=1e-5)
+    assert cut.experience.mask.sum(-1).tolist() == [2, 2] and ended.experience.mask.sum(-1).tolist() == [2, 3]
+    kept = cut.experience.mask
+    for got, expected in zip(cut.experience[2:6], ended.experience[2:6], strict=True):
+        torch.testing.assert_close(got[kept], expected[:, : kept.shape[1]][kept], atol=1e-6, rtol=1e-5)
+    assert not cut.experience.log_prob[~kept].any()
+
+
+def test_measure_uses_scale_signs_and_critics(make_loop: Callable[..., LocalLoop]) -> None:
+    """Reward (r - 0.1) / 2, cost c / 0.5; a critic that is a copy agrees with its model one token later."""
+    loop = make_loop()
+    trunk, end = loop.trunk, loop.trunk.tokenizer.eos_token_id
+    tokens = collate([[5], [5, 6]], [[7, end], [8, 9, end]], CPU)
+    rollout = measure(trunk, tokens, loop.scale)
+    with torch.no_grad():
+        lower = rollout.lower
+        raw = [trunk.score(lower, tokens.length, role) for role in ("reward", "cost")]
+        after = trunk.values(trunk.upper(lower, "cost_critic"), "cost_critic")
+    e = rollout.experience
+    torch.testing.assert_close(e.reward, (raw[0] - 0.1) / 2)
+    torch.testing.assert_close(e.cost, raw[1] / 0.5)
+    torch.testing.assert_close(e.value_cost[:, 1:], after[:, :-1])
+    torch.testing.assert_close(after[[0, 1], tokens.length - 1], raw[1])
+    assert torch.equal(e.mask[:, :5], tokens.response) and not e.mask[:, 5:].any()
+    assert torch.equal(values_before(trunk, torch.zeros(1, 3, 32), "cost_critic")[:, :1], torch.zeros(1, 1))
