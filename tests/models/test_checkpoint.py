@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 
-STATE = {
+STATE: dict[str, Any] = {
     "roles": {"actor": {"model.layers.0.weight": torch.arange(6.0).reshape(2, 3)}, "empty": {}},
     "half": torch.tensor([1.0, -2.5, 3e38], dtype=torch.bfloat16),
     "ids": [torch.tensor([1, 2]), torch.tensor(True)],

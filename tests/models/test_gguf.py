@@ -20,7 +20,9 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
-def gguf(metadata: list[tuple[str, int, bytes]], tensors: list[tuple[str, tuple[int, ...], int, bytes]], version: int = 3) -> bytes:
+def gguf(
+    metadata: list[tuple[str, int, bytes]], tensors: list[tuple[str, tuple[int, ...], int, bytes]], version: int = 3
+) -> bytes:
     """A GGUF file: `metadata` are (key, type, value bytes), `tensors` are (name, GGUF dimensions, type, data)."""
     head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
     for key, kind, value in metadata:

@@ -35,6 +35,9 @@ class Multiplier(Protocol):
         ...
 
 
+_LARGEST = 50.0  # ln lambda without a maximum: keeps exp() finite
+
+
 class LogMultiplier:
     """ln lambda <- min(ln lambda + lr lambda (mean(window) - threshold), ln maximum).
 
@@ -62,7 +65,7 @@ class LogMultiplier:
         if initial <= 0 or (maximum is not None and maximum <= 0):
             raise ValueError(f"multiplier starts at {initial} with maximum {maximum}; both must be positive")
         self.threshold, self.lr, self.delay = threshold, lr, delay
-        self._log_maximum = math.inf if maximum is None else math.log(maximum)
+        self._log_maximum = _LARGEST if maximum is None else math.log(maximum)
         self._log = min(math.log(initial), self._log_maximum)
         self._costs: deque[float] = deque(maxlen=window)
         self._rollouts = 0

@@ -17,6 +17,7 @@ from poise.data import PromptRow, Provenance, Sampling, drop_near_duplicates, te
 from poise.harm import CATEGORIES, Category, Severity, guidelines, policy_version
 from poise.llm import Endpoint
 
+_SHOWN = 4  # prompts in the few-shot list
 _LEVELS = (Severity.MINOR, Severity.MODERATE, Severity.SEVERE)
 
 
@@ -45,7 +46,7 @@ def few_shot(cell: Cell, seeds: Sequence[PromptRow], seed: int) -> tuple[str, tu
     near = [p for p in seeds if p.category == cell.category.code and p.kind == "harmful"]
     own = [p for p in near if p.severity == cell.severity]
     others = sorted((p for p in near if p.severity != cell.severity), key=lambda p: uniform_seed(seed, p.id))
-    shown = [*others[: 4 - len(own)], *own]
+    shown = [*others[: max(0, _SHOWN - len(own))], *own[:_SHOWN]]
     lines = [
         "Messages that users sent to an assistant, collected to test a safety filter.",
         f"Topic: {cell.category.value}. {page.definition} Severity: {cell.severity.label}.",
@@ -66,6 +67,7 @@ def clean(text: str) -> str | None:
 
 def write_prompts(
     endpoint: Endpoint,
+    seeds: Sequence[PromptRow],
     existing: Sequence[PromptRow],
     cells: Sequence[Cell],
     *,
@@ -78,6 +80,10 @@ def write_prompts(
 ) -> tuple[list[PromptRow], Counter[str]]:
     """Up to `per_cell` new prompts for each cell from `tries` continuations each.
 
+    Args:
+        seeds: prompts that may be shown to the model (train only, so that no test prompt becomes a parent).
+        existing: all prompts that a new one must not be near to, test prompts among them.
+
     Returns:
         The new prompts, and how many continuations were dropped for which reason.
     """
@@ -85,7 +91,7 @@ def write_prompts(
     for cell in cells:
         for attempt in range(tries):
             own = uniform_seed(seed, "prompts", cell.name, str(attempt))
-            text, parents = few_shot(cell, existing, own)
+            text, parents = few_shot(cell, seeds, own)
             texts.append(text)
             how.append(sampling.model_copy(update={"seed": own}))
             origin.append((cell, parents))
@@ -101,7 +107,10 @@ def write_prompts(
     for i, keep in zip(good, kept.tolist(), strict=True):
         cell, parents = origin[i]
         prompt = cleaned[i]
-        if not keep or prompt is None or filled[cell] == per_cell:
+        if not keep or prompt is None:
+            continue
+        if filled[cell] == per_cell:
+            dropped["cell-full"] += 1
             continue
         filled[cell] += 1
         provenance = Provenance(

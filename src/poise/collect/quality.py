@@ -11,8 +11,8 @@ _WORD = re.compile(r"[A-Za-z']+")
 def garbled(text: str) -> str | None:
     """Why a text is garbled, or None when it is fine.
 
-    Reasons: "too-short" (under three words), "not-text" (less than 60 % letters and spaces), "repeats" (one word
-    3-gram makes up more than a third of all of them, or one word more than 40 % of at least ten words).
+    Reasons: "too-short" (under three words), "not-text" (less than 60 % letters and spaces), "repeats" (of at least
+    ten words, one word 3-gram occurs more than twice and more than once in nine words, or one word makes up 40 %).
     """
     words = _WORD.findall(text.lower())
     if len(words) < 3:

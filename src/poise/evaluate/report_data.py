@@ -76,6 +76,7 @@ class CostPart:
     scores_safe: list[Number] = field(default_factory=list)
     scores_unsafe: list[Number] = field(default_factory=list)
     n: int | None = None
+    auroc: Number = None
 
 
 @dataclass(frozen=True, config=_STRICT)

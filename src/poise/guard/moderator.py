@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,13 +50,16 @@ class Moderator(nn.Module):
         return ModerationLogits(*(torch.cat(list(part)).cpu()[back] for part in zip(*parts, strict=True)))
 
     def score(self, rows: Sequence[QARow], on_rows: Callable[[int], object] = ignore) -> list[QAScore | None]:
-        """Scores for the `ScoringRater` seam; the guard knows nothing of helpfulness, so `helpful` is 0."""
+        """Scores for the `ScoringRater` seam; the guard knows nothing of helpfulness, so `helpful` is 0.
+
+        A row whose score is not a number is None (unjudged).
+        """
         if not rows:
             return []
         logits = self.logits(rows, on_rows=on_rows)
         severity, categories = severity_probabilities(logits.at_least), torch.sigmoid(logits.categories)
         return [
-            QAScore((s[0], s[1], s[2], s[3]), tuple(c), 0.0)
+            QAScore((s[0], s[1], s[2], s[3]), tuple(c), 0.0) if all(map(math.isfinite, (*s, *c))) else None
             for s, c in zip(severity.tolist(), categories.tolist(), strict=True)
         ]
 

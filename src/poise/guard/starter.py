@@ -10,6 +10,7 @@ that a run trains from its own release replaces it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -100,6 +101,6 @@ class StarterRater:
         categories = torch.sigmoid(logits.categories)
         scores: list[QAScore | None] = []
         for s, c, h in zip(severity.tolist(), categories.tolist(), helpful.tolist(), strict=True):
-            finite = all(x == x for x in (*s, *c, h))
+            finite = all(map(math.isfinite, (*s, *c, h)))
             scores.append(QAScore((s[0], s[1], s[2], s[3]), tuple(c), h) if finite else None)
         return scores

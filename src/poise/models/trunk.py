@@ -11,6 +11,7 @@ mask is needed and results do not depend on the padding. Masks come from lengths
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,7 +138,9 @@ class Trunk(nn.Module):
                 lora_dropout=0.0,
                 target_modules=upper,
             )
-            self.model.add_adapter(config, adapter_name=role)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+                self.model.add_adapter(config, adapter_name=role)
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
                 module.cast_input_dtype_enabled = False  # autocast multiplies in the trunk's format, see `upper`
@@ -229,10 +232,11 @@ class Trunk(nn.Module):
         """Score of `role` at the last kept token, float32[B]; reward: higher is better, cost: higher is worse."""
         return self.values(last_kept(self.upper(lower, role), length)[:, None], role)[:, 0]
 
-    def response_log_probs(self, hidden: Tensor, tokens: Tokens) -> Tensor:
+    def response_log_probs(self, hidden: Tensor, tokens: Tokens, temperature: float = 1.0) -> Tensor:
         """Log-probability of each response token under the final hidden states.
 
-        The vocabulary head runs at response positions only. Args: hidden [B, T, H].
+        The vocabulary head runs at response positions only. Args: hidden [B, T, H]; temperature, the one that the
+        response was sampled with, so that these are the probabilities of the policy that acted.
 
         Returns:
             float32[B, T], zero outside the response; entry t belongs to token t (predicted from position t - 1).
@@ -240,15 +244,15 @@ class Trunk(nn.Module):
         mask = tokens.response[:, 1:]
         states, targets = hidden[:, :-1][mask], tokens.ids[:, 1:][mask]
         chunks = [
-            checkpoint(self._token_log_probs, s, t, use_reentrant=False)
+            checkpoint(self._token_log_probs, s, t, temperature, use_reentrant=False)
             for s, t in zip(states.split(_VOCABULARY_CHUNK), targets.split(_VOCABULARY_CHUNK), strict=True)
         ]
         out = torch.zeros(tokens.ids.shape, dtype=torch.float32, device=hidden.device)
         return out.masked_scatter(tokens.response, torch.cat(chunks))
 
-    def _token_log_probs(self, states: Tensor, targets: Tensor) -> Tensor:
-        """log softmax(states @ V)[targets]: [N, H], int64[N] -> float32[N]."""
-        logits = self.model.get_output_embeddings()(states).float()
+    def _token_log_probs(self, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """log softmax(states @ V / temperature)[targets]: [N, H], int64[N] -> float32[N]."""
+        logits = self.model.get_output_embeddings()(states).float() / temperature
         return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
     def parameters_of(self, role: str) -> list[nn.Parameter]:

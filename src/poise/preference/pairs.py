@@ -115,7 +115,7 @@ def _unsafe(final: Mapping[str, Mapping[str, Judgement]], item: str) -> bool | N
 
 def _rung(final: Mapping[str, Mapping[str, Judgement]], pair: PairRow) -> str:
     first, second = _unsafe(final, pair.qa_0), _unsafe(final, pair.qa_1)
-    if first != second:
+    if first is not None and second is not None and first != second:
         return "boundary"
     labels = [final["label"].get(item) for item in (pair.qa_0, pair.qa_1)]
     known = [j.label() for j in labels if j is not None and j.value is not None]

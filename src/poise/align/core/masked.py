@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,6 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
         Scalar. A sequence without kept tokens does not count.
     """
     kept = mask.sum(-1)
-    sums = (values * mask).sum(-1)
+    sums = torch.where(mask, values, 0.0).sum(-1)
     present = kept > 0
     return sums[present].div(kept[present]).mean()

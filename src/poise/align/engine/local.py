@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from poise.align.algorithms.ppo_lagrangian import PPOLagrangian, Targets
-from poise.align.core import actor_loss, critic_loss, masked_mean
+from poise.align.core import actor_loss, critic_loss
 from poise.align.engine.rollout import Rollout, ScoreScale, measure, roll_out, values_before
 from poise.align.multiplier import LogMultiplier
 from poise.data.rows import uniform_seed
@@ -28,7 +28,8 @@ TRAINED = ("actor", "reward_critic", "cost_critic")
 
 
 class LoopSettings(NamedTuple):
-    """Args: rates of actor and critics, how many prompts make a rollout, passes over it, clips as published."""
+    """Args: rates of actor and critics, how many prompts make a rollout, passes over it, rows of near-equal
+    length computed together (no effect on the result), clips as published."""
 
     steps: int
     prompts_per_step: int
@@ -37,7 +38,7 @@ class LoopSettings(NamedTuple):
     actor_learning_rate: float
     critic_learning_rate: float
     updates_per_rollout: int
-    rows_per_update: int
+    rows_per_batch: int
     ratio_clip: float
     value_clip: float
     seed: int
@@ -96,24 +97,25 @@ class LocalLoop:
     def step(self, step: int) -> dict[str, float]:
         """One step of the algorithm, in the paper's order (see `ppo_lagrangian`)."""
         s, started = self.settings, time.perf_counter()
-        tokens = roll_out(
+        batches = roll_out(
             self.trunk,
             self.batch(step),
             seed=s.seed,
             step=step,
             temperature=s.temperature,
             max_new_tokens=s.max_new_tokens,
+            rows=s.rows_per_batch,
         )
         rolled = time.perf_counter()
-        rollout = measure(self.trunk, tokens, self.scale)
-        if not all(x.isfinite().all() for x in rollout.experience):
+        rollouts = [measure(self.trunk, tokens, self.scale, s.temperature) for tokens in batches]
+        if not all(x.isfinite().all() for rollout in rollouts for x in rollout.experience):
             raise PoiseError("a score or log-probability is not a number", where=f"align step {step}", exit_code=4)
         scored = time.perf_counter()
-        self.multiplier.update(rollout.experience.cost.tolist())
-        targets = self.algorithm.targets(rollout.experience, self.multiplier.value)
-        losses = self.update(rollout, targets, step)
+        self.multiplier.update([cost for rollout in rollouts for cost in rollout.experience.cost.tolist()])
+        targets = [self.algorithm.targets(rollout.experience, self.multiplier.value) for rollout in rollouts]
+        losses = self.update(rollouts, targets, step)
         return {
-            **self.summary(rollout),
+            **summary(rollouts),
             **losses,
             "step": float(step),
             "multiplier": self.multiplier.value,
@@ -134,56 +136,43 @@ class LocalLoop:
     def _order(self, epoch: int) -> list[int]:
         return sorted(range(len(self.prompts)), key=lambda i: uniform_seed(self.settings.seed, str(epoch), self.prompts[i][0]))
 
-    def update(self, rollout: Rollout, targets: Targets, step: int) -> dict[str, float]:
-        """Gradient steps on actor and critics; returns their mean losses."""
-        s = self.settings
-        totals = {role: 0.0 for role in TRAINED}
-        count = 0
-        for turn in range(s.updates_per_rollout):
-            generator = torch.Generator().manual_seed(uniform_seed(s.seed, "update", str(step), str(turn)))
-            for rows in torch.randperm(len(rollout.tokens.ids), generator=generator).split(s.rows_per_update):
-                count += 1
-                for role, loss in self._losses(rollout, targets, rows):
-                    totals[role] += self._descend(role, loss, step)
-        return {f"loss_{role}": total / count for role, total in totals.items()}
+    def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], step: int) -> dict[str, float]:
+        """Gradient steps on actor and critics, each over the whole rollout; returns the losses of the last pass.
 
-    def _losses(self, rollout: Rollout, targets: Targets, rows: Tensor) -> Any:
+        Gradients are summed over batches in proportion to their rows, so the result does not depend on their size.
+        """
+        total = sum(len(rollout.tokens.ids) for rollout in rollouts)
+        losses: dict[str, float] = {}
+        for _ in range(self.settings.updates_per_rollout):
+            losses = dict.fromkeys(TRAINED, 0.0)
+            for optimizer in self.optimizers.values():
+                optimizer.zero_grad()
+            for rollout, target in zip(rollouts, targets, strict=True):
+                share = len(rollout.tokens.ids) / total
+                for role, loss in self._losses(rollout, target):
+                    if not math.isfinite(value := float(loss.detach())):
+                        where = f"align step {step}"
+                        raise PoiseError(f"loss of {role} is not a number", where=where, do="lower its rate", exit_code=4)
+                    (share * loss).backward()
+                    losses[role] += share * value
+            for role, optimizer in self.optimizers.items():
+                torch.nn.utils.clip_grad_norm_(self.trunk.parameters_of(role), 1.0)
+                optimizer.step()
+        return {f"loss_{role}": loss for role, loss in losses.items()}
+
+    def _losses(self, rollout: Rollout, targets: Targets) -> Iterator[tuple[str, Tensor]]:
         """(role, loss) one after another, so that only one role's graph is alive at a time."""
         s, e = self.settings, rollout.experience
-        tokens = type(rollout.tokens)(*(t[rows] for t in rollout.tokens))
-        lower, mask = rollout.lower[rows], e.mask[rows]
-        log_prob = self.trunk.response_log_probs(self.trunk.upper(lower, "actor"), tokens)
-        yield "actor", actor_loss(log_prob, e.log_prob[rows], targets.advantage[rows], mask, s.ratio_clip)
+        hidden = self.trunk.upper(rollout.lower, "actor")
+        log_prob = self.trunk.response_log_probs(hidden, rollout.tokens, s.temperature)
+        yield "actor", actor_loss(log_prob, e.log_prob, targets.advantage, e.mask, s.ratio_clip)
         critics = (
             ("reward_critic", e.value_reward, targets.returns_reward),
             ("cost_critic", e.value_cost, targets.returns_cost),
         )
         for role, old, returns in critics:
-            value = values_before(self.trunk, self.trunk.upper(lower, role), role)
-            yield role, critic_loss(value, old[rows], returns[rows], mask, s.value_clip)
-
-    def _descend(self, role: str, loss: Tensor, step: int) -> float:
-        if not math.isfinite(value := float(loss.detach())):
-            raise PoiseError(f"loss of {role} is not a number", where=f"align step {step}", do="lower its rate", exit_code=4)
-        self.optimizers[role].zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.trunk.parameters_of(role), 1.0)
-        self.optimizers[role].step()
-        return value
-
-    def summary(self, rollout: Rollout) -> dict[str, float]:
-        """What people follow: mean reward and cost, violation rate (cost >= 0), KL to the reference, length."""
-        e = rollout.experience
-        divergence = ((e.log_prob - e.reference_log_prob) * e.mask).sum(-1).mean()
-        return {
-            "reward": float(e.reward.mean()),
-            "cost": float(e.cost.mean()),
-            "violation_rate": float((e.cost >= 0).float().mean()),
-            "kl": float(divergence),
-            "response_tokens": float(e.mask.sum(-1).float().mean()),
-            "value_reward": float(masked_mean(e.value_reward, e.mask)),
-            "value_cost": float(masked_mean(e.value_cost, e.mask)),
-        }
+            value = values_before(self.trunk, self.trunk.upper(rollout.lower, role), role)
+            yield role, critic_loss(value, old, returns, e.mask, s.value_clip)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
@@ -201,3 +190,17 @@ class LocalLoop:
             load_optimizer(self.optimizers[role], state["optimizers"][role])
         self.multiplier.load_state_dict(state["multiplier"])
         self.history = list(state["history"])
+
+
+def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What people follow: mean reward and cost, violation rate (cost >= 0), KL to the reference in nats, length."""
+    e = [rollout.experience for rollout in rollouts]
+    cost = torch.cat([x.cost for x in e])
+    divergence = torch.cat([((x.log_prob - x.reference_log_prob) * x.mask).sum(-1) for x in e])
+    return {
+        "reward": float(torch.cat([x.reward for x in e]).mean()),
+        "cost": float(cost.mean()),
+        "violation_rate": float((cost >= 0).float().mean()),
+        "kl": float(divergence.mean()),
+        "response_tokens": float(torch.cat([x.mask.sum(-1) for x in e]).float().mean()),
+    }

@@ -40,13 +40,21 @@ class Rollout(NamedTuple):
 
 
 def roll_out(
-    trunk: Trunk, prompts: Sequence[tuple[str, list[int]]], *, seed: int, step: int, temperature: float, max_new_tokens: int
-) -> Tokens:
+    trunk: Trunk,
+    prompts: Sequence[tuple[str, list[int]]],
+    *,
+    seed: int,
+    step: int,
+    temperature: float,
+    max_new_tokens: int,
+    rows: int,
+) -> list[Tokens]:
     """Sample one response per prompt from the actor.
 
     Args:
         prompts: (id, token ids with template) of each prompt.
         seed, step: chance is a hash of them, the prompt's id, and how often the prompt came before in this step.
+        rows: at most so many responses in a batch of the result; batches hold near-equal lengths, shortest first.
     """
     came: Counter[str] = Counter()
     requests = []
@@ -57,11 +65,15 @@ def roll_out(
     sampled = generate(trunk, requests, role="actor")
     end = [trunk.tokenizer.eos_token_id]
     responses = [s.ids + end if s.finished or not s.ids else s.ids for s in sampled]
-    return collate([ids for _, ids in prompts], responses, trunk.device)
+    both = sorted(
+        zip((ids for _, ids in prompts), responses, strict=True), key=lambda pair: len(pair[0]) + len(pair[1])
+    )
+    parts = [both[at : at + rows] for at in range(0, len(both), rows)]
+    return [collate([p for p, _ in part], [r for _, r in part], trunk.device) for part in parts]
 
 
 @torch.no_grad()
-def measure(trunk: Trunk, tokens: Tokens, scale: ScoreScale) -> Rollout:
+def measure(trunk: Trunk, tokens: Tokens, scale: ScoreScale, temperature: float = 1.0) -> Rollout:
     """Score responses with the reward and cost models and both critics; log-probabilities of actor and reference.
 
     Sequence scores are read with the end token appended, whether the response was cut or not: the preference models
@@ -72,7 +84,7 @@ def measure(trunk: Trunk, tokens: Tokens, scale: ScoreScale) -> Rollout:
     reward, cost = (trunk.score(lower, ended.length, role) for role in ("reward", "cost"))
     tokens = tokens._replace(ids=ended.ids)
     values = [values_before(trunk, trunk.upper(lower, role), role) for role in ("reward_critic", "cost_critic")]
-    log_probs = [trunk.response_log_probs(trunk.upper(lower, role), tokens) for role in ("actor", REFERENCE)]
+    log_probs = [trunk.response_log_probs(trunk.upper(lower, role), tokens, temperature) for role in ("actor", REFERENCE)]
     experience = Experience(scale.reward(reward), scale.cost(cost), *log_probs, *values, tokens.response)
     return Rollout(tokens, lower, experience)
 

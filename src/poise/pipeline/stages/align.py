@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from poise.pipeline.context import StageContext
@@ -13,9 +14,14 @@ ROLES = ("actor", "reward", "cost", "reward_critic", "cost_critic")
 
 
 class MultiplierSettings(Settings):
-    """The published rule: ln lambda <- ln lambda + lr lambda (mean cost - threshold)."""
+    """The published rule: ln lambda <- ln lambda + lr lambda (mean cost - threshold).
 
-    threshold: float = Field(0.0, description="mean cost allowed, in units of the cost model's spread; minus the paper's d")
+    The published threshold 0 is a placeholder that has to fit the cost model at hand. By default it is a quantile of
+    the cost of responses labelled safe: 0.25 asks for a mean cost as low as that of the safest quarter of them.
+    """
+
+    threshold: float | None = Field(None, description="mean cost allowed, in spreads of the cost model; minus the paper's d")
+    threshold_quantile: float = Field(0.25, ge=0, le=1, description="used when threshold is not given")
     initial: float = Field(1.0, gt=0)
     lr: float = Field(0.1, gt=0)
     maximum: float = Field(5.0, gt=0)
@@ -36,7 +42,7 @@ class AlignSettings(Settings):
     actor_learning_rate: float = Field(5e-4, gt=0)
     critic_learning_rate: float = Field(2e-4, gt=0)
     updates_per_rollout: int = Field(1, ge=1)
-    rows_per_update: int = Field(48, ge=1)
+    rows_per_batch: int = Field(16, ge=1, description="computed together; no effect on the result")
     ratio_clip: float = Field(0.2, gt=0)
     value_clip: float = Field(5.0, gt=0)
     checkpoint_every: int = Field(5, ge=1)
@@ -66,11 +72,17 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
         if row.split == "train"
     ]
     s = settings
+    constraint = s.multiplier.model_dump(exclude={"threshold", "threshold_quantile"})
+    threshold = s.multiplier.threshold
+    if threshold is None:
+        safe_costs = json.loads((preference / "safe_costs.json").read_text())
+        threshold = float(np.quantile(safe_costs, s.multiplier.threshold_quantile))
+        ctx.log(f"threshold {threshold:.3f}: quantile {s.multiplier.threshold_quantile} of {len(safe_costs)} safe costs")
     loop = LocalLoop(
         trunk,
         prompts,
         PPOLagrangian(kl=s.kl),
-        LogMultiplier(**s.multiplier.model_dump()),
+        LogMultiplier(threshold=threshold, **constraint),
         ScoreScale(**json.loads((preference / "scale.json").read_text())),
         LoopSettings(
             steps=s.steps,
@@ -80,7 +92,7 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
             actor_learning_rate=s.actor_learning_rate,
             critic_learning_rate=s.critic_learning_rate,
             updates_per_rollout=s.updates_per_rollout,
-            rows_per_update=s.rows_per_update,
+            rows_per_batch=s.rows_per_batch,
             ratio_clip=s.ratio_clip,
             value_clip=s.value_clip,
             seed=ctx.seed,
@@ -99,7 +111,7 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
     save_state(ctx.path("actor.safetensors"), trunk.state_of("actor"))
     timing = ("seconds_rollout", "seconds_scoring", "seconds_update")
     ctx.write_json("history.json", [{k: v for k, v in row.items() if k not in timing} for row in history])
-    ctx.write_json("threshold.json", s.multiplier.threshold)
+    ctx.write_json("threshold.json", threshold)
     first, last = history[0], history[-1]
     ctx.log(f"cost {first['cost']:.2f} -> {last['cost']:.2f}, reward {first['reward']:.2f} -> {last['reward']:.2f}")
     return {

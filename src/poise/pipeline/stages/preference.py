@@ -31,35 +31,13 @@ class PreferenceSettings(Settings):
 
 
 def run(ctx: StageContext, settings: PreferenceSettings) -> dict[str, Any]:
-    """Write `roles.safetensors` (both adapters), `template.json`, `scale.json` and `metrics.json`."""
-    from poise.data import uniform_seed
-    from poise.errors import PoiseError
-    from poise.metrics import bootstrap_mean
+    """Write `roles.safetensors` (both adapters), `template.json`, `scale.json`, `safe_costs.json` and `metrics.json`."""
     from poise.models.checkpoint import save_state
-    from poise.preference.diagnostics import diagnose
-    from poise.preference.pairs import PreferenceData, preference_data, shuffled_batches
+    from poise.preference.pairs import shuffled_batches
     from poise.preference.training import ROLES, PreferenceTraining, score_examples, train_preference
 
-    corpus = read_corpus(ctx, "annotate")
-    final = final_judgements(corpus, settings.raters)
-    final["label"] = final_judgements(corpus)["label"]
     trunk = build_trunk(ctx, settings.adapted_layers, settings.rank, ROLES, ROLES)
-    lengths = {"max_prompt": settings.max_prompt_tokens, "max_response": settings.max_response_tokens}
-    prompts = sorted({p.prompt_id for p in corpus.pairs}, key=lambda p: uniform_seed(ctx.seed, p, "preference"))
-    kept = set(prompts[: settings.max_prompts or None])
-    data = {
-        split: preference_data(
-            trunk,
-            settings.system,
-            corpus.qa,
-            [p for p in corpus.pairs if p.split == split and (split == "test" or p.prompt_id in kept)],
-            final,
-            **lengths,
-        )
-        for split in ("train", "test")
-    }
-    if not data["train"].pairs or not data["test"].pairs:
-        raise PoiseError("no judged pairs in train or test", where="preference", do="check the annotate stage")
+    data = _data(ctx, settings, trunk)
     how = PreferenceTraining(
         settings.epochs, settings.prompts_per_step, settings.learning_rate, settings.regularization, ctx.seed
     )
@@ -75,36 +53,85 @@ def run(ctx: StageContext, settings: PreferenceSettings) -> dict[str, Any]:
     save_state(ctx.path("roles.safetensors"), {role: trunk.state_of(role) for role in ROLES})
     template = {"system": settings.system, "adapted_layers": settings.adapted_layers, "rank": settings.rank}
     ctx.write_json("template.json", {**template, "max_prompt_tokens": settings.max_prompt_tokens})
+    _write_scale(ctx, trunk, data["train"])
     with ctx.progress(len(data["test"].examples), unit="responses", what="testing reward and cost") as bar:
         scores = {r: s.double().numpy() for r, s in score_examples(trunk, data["test"], on_rows=bar.update).items()}
-    d = diagnose(data["test"], scores["reward"], scores["cost"])
-    examples = data["train"].examples
-    some = PreferenceData(examples[:: 1 + len(examples) // 400], [], [])
-    spread = {r: s.double().numpy() for r, s in score_examples(trunk, some).items()}
-    scale = {"reward_mean": spread["reward"].mean(), "reward_std": spread["reward"].std(), "cost_std": spread["cost"].std()}
+    metrics = _metrics(data["test"], scores, history, ctx.seed)
+    ctx.write_json("metrics.json", metrics)
+    summary = {
+        "reward_pair_accuracy": metrics["reward"]["pair_accuracy"]["mean"],
+        "cost_pair_accuracy": metrics["cost"]["pair_accuracy"]["mean"],
+        "cost_sign_accuracy": metrics["cost"]["sign_accuracy"]["mean"],
+        "cost_auroc": metrics["cost"]["auroc"],
+    }
+    ctx.log(", ".join(f"{name} {value:.3f}" for name, value in summary.items()))
+    return {**summary, "train_pairs": len(data["train"].pairs), "test_pairs": len(data["test"].pairs)}
+
+
+def _data(ctx: StageContext, settings: PreferenceSettings, trunk: Any) -> dict[str, Any]:
+    """Tokenised pairs of both splits."""
+    from poise.data import uniform_seed
+    from poise.errors import PoiseError
+    from poise.preference.pairs import preference_data
+
+    corpus = read_corpus(ctx, "annotate")
+    final = final_judgements(corpus, settings.raters)
+    final["label"] = final_judgements(corpus)["label"]
+    judged = final["better"].keys() | final["safer"].keys()
+    pairs = [p for p in corpus.pairs if p.id in judged]
+    prompts = sorted({p.prompt_id for p in pairs}, key=lambda p: uniform_seed(ctx.seed, p, "preference"))
+    kept = set(prompts[: settings.max_prompts or None])
+    data = {}
+    for split in ("train", "test"):
+        data[split] = preference_data(
+            trunk,
+            settings.system,
+            corpus.qa,
+            [p for p in pairs if p.split == split and p.prompt_id in kept],
+            final,
+            max_prompt=settings.max_prompt_tokens,
+            max_response=settings.max_response_tokens,
+        )
+        if not data[split].pairs:
+            raise PoiseError(f"no judged pair in the {split} split", where="preference", do="check the annotate stage")
+    return data
+
+
+def _write_scale(ctx: StageContext, trunk: Any, train: Any) -> None:
+    """Mean and spread of both scores on some 400 training responses, and the costs of the safe ones in that unit."""
+    from poise.preference.pairs import PreferenceData
+    from poise.preference.training import score_examples
+
+    some = PreferenceData(train.examples[:: 1 + len(train.examples) // 400], [], [])
+    scores = {r: s.double().numpy() for r, s in score_examples(trunk, some).items()}
+    scale = {"reward_mean": scores["reward"].mean(), "reward_std": scores["reward"].std(), "cost_std": scores["cost"].std()}
+    safe = np.array([e.unsafe is False for e in some.examples])
     ctx.write_json("scale.json", scale)
-    unsafe = np.array([bool(e.unsafe) for e in data["test"].examples])
-    metrics = {
+    ctx.write_json("safe_costs.json", sorted((scores["cost"][safe] / scale["cost_std"]).tolist()))
+
+
+def _metrics(data: Any, scores: Any, history: Any, seed: int) -> dict[str, Any]:
+    """Accuracies with 95 % bootstrap intervals, and what the report plots."""
+    from poise.metrics import auroc, bootstrap_mean
+    from poise.preference.diagnostics import diagnose
+
+    d = diagnose(data, scores["reward"], scores["cost"])
+    known = np.array([e.unsafe is not None for e in data.examples])
+    unsafe = np.array([bool(e.unsafe) for e in data.examples])
+    return {
         "reward": {
-            "pair_accuracy": bootstrap_mean(d.reward_pairs, ctx.seed)._asdict(),
+            "pair_accuracy": bootstrap_mean(d.reward_pairs, seed)._asdict(),
             "n": len(d.reward_pairs),
             "losses": history["reward"],
         },
         "cost": {
-            "pair_accuracy": bootstrap_mean(d.cost_pairs, ctx.seed)._asdict(),
-            "sign_accuracy": bootstrap_mean(d.signs, ctx.seed)._asdict(),
-            "by_rung": {name: bootstrap_mean(hits, ctx.seed)._asdict() for name, hits in d.by_rung.items()},
+            "pair_accuracy": bootstrap_mean(d.cost_pairs, seed)._asdict(),
+            "sign_accuracy": bootstrap_mean(d.signs, seed)._asdict(),
+            "auroc": auroc(scores["cost"][known], unsafe[known]),
+            "by_rung": {name: bootstrap_mean(hits, seed)._asdict() for name, hits in d.by_rung.items()},
             "n": len(d.cost_pairs),
             "losses": history["cost"],
-            "scores_safe": scores["cost"][~unsafe].tolist(),
-            "scores_unsafe": scores["cost"][unsafe].tolist(),
+            "scores_safe": scores["cost"][known & ~unsafe].tolist(),
+            "scores_unsafe": scores["cost"][known & unsafe].tolist(),
         },
     }
-    ctx.write_json("metrics.json", metrics)
-    summary = {
-        "reward_pair_accuracy": d.reward_pairs.mean() if len(d.reward_pairs) else None,
-        "cost_pair_accuracy": d.cost_pairs.mean() if len(d.cost_pairs) else None,
-        "cost_sign_accuracy": d.signs.mean() if len(d.signs) else None,
-    }
-    ctx.log(", ".join(f"{name} {'n/a' if v is None else f'{v:.3f}'}" for name, v in summary.items()))
-    return {**summary, "train_pairs": len(data["train"].pairs), "test_pairs": len(data["test"].pairs)}

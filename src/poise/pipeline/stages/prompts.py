@@ -52,6 +52,7 @@ def _new_prompts(ctx: StageContext, settings: PromptSettings, seeds: Any) -> Any
     with ctx.progress(len(cells) * settings.tries, unit="prompts", what="writing prompts") as bar:
         return write_prompts(
             endpoint,
+            [p for p in seeds.prompts if p.split == "train"],
             seeds.prompts,
             cells,
             per_cell=settings.per_cell,
