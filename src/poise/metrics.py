@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 
 class BinaryReport(NamedTuple):
-    """Counts of a thresholded score as shares in 0..1; `nan` where the denominator is zero. `prevalence` is P(positive)."""
+    """Counts of a thresholded score as shares in 0..1; `nan` where a denominator is 0. `prevalence` is P(positive)."""
 
     accuracy: float
     precision: float

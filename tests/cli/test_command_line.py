@@ -70,7 +70,7 @@ def test_starting_loads_no_model_library_and_takes_less_than_a_second() -> None:
     source = str(Path(poise.__file__).parents[1])
     script = (
         f"import sys; sys.path.insert(0, {source!r}); from poise.cli.main import main; main(['validate', 'none.yaml']);"
-        "print(sorted({'torch', 'transformers', 'pyarrow', 'numpy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'pyarrow', 'matplotlib'} & set(sys.modules)))"
     )
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -109,8 +109,17 @@ def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 def test_train_starter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     calls: list[tuple[Path, Path]] = []
-    fake = ModuleType("poise.guard.starter")
-    fake.train_starter = lambda data, out, progress: calls.append((data, out))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "poise.guard.starter", fake)
+
+    def train(data: Path, out: Path, progress: object) -> dict[str, dict[str, float]]:
+        calls.append((data, out))
+        return {"toy-set": {"rows_test": 4, "auroc": 0.75}}
+
+    fake = ModuleType("poise.guard.starter_training")
+    fake.train_starter = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "poise.guard.starter_training", fake)
     assert main(["guard", "train-starter", "--data", "d"]) == 0
-    assert calls == [(Path("d"), Path("starter-guard"))] and capsys.readouterr().out == "guard: starter-guard\n"
+    assert calls == [(Path("d"), Path("starter-rater"))]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{'toy-set':20s} rows_test 4  auroc 0.75",
+        "starter rater: starter-rater",
+    ]

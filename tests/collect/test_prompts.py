@@ -46,7 +46,6 @@ def test_few_shot_shows_the_cell_last_and_names_its_parents(prompt: Callable[...
     assert few_shot(CELL, seeds[::-1], seed=1)[1][:2] == parents[:2], "but not the order of the seeds"
 
 
-@pytest.mark.xfail(strict=True, reason="a cell with more than four prompts of its own draws in others without limit")
 def test_few_shot_needs_no_others_when_the_cell_is_full(prompt: Callable[..., PromptRow]) -> None:
     own, others = [prompt(f"own{i}") for i in range(5)], [prompt(f"other{i}", severity=3) for i in range(5)]
     _, parents = few_shot(CELL, [*own, *others], seed=1)
@@ -73,8 +72,9 @@ def test_clean(text: str, cleaned: str | None) -> None:
     assert clean(text) == cleaned
 
 
-def run(endpoint: Any, existing: list[PromptRow], **changes: Any) -> Any:
+def run(endpoint: Any, seeds: list[PromptRow], **changes: Any) -> Any:
     settings: dict[str, Any] = {
+        "existing": seeds,
         "cells": [CELL, OTHER],
         "per_cell": 1,
         "tries": 2,
@@ -83,7 +83,7 @@ def run(endpoint: Any, existing: list[PromptRow], **changes: Any) -> Any:
         "seed": 3,
         "on_rows": lambda _: None,
     }
-    return write_prompts(endpoint, existing, **(settings | changes))
+    return write_prompts(endpoint, seeds, **(settings | changes))
 
 
 def test_write_prompts_with_lineage(scripted: Callable[..., Any], prompt: Callable[..., PromptRow]) -> None:
@@ -109,8 +109,22 @@ def test_write_prompts_with_lineage(scripted: Callable[..., Any], prompt: Callab
 
 def test_no_more_than_wanted_for_a_cell(scripted: Callable[..., Any]) -> None:
     three = "Tell me which street the quiet librarian lives in."
-    assert [p.prompt for p in run(scripted(ONE, TWO), [], cells=[CELL])[0]] == [ONE]
-    assert [p.prompt for p in run(scripted(ONE, TWO, three), [], cells=[CELL], tries=3, per_cell=2)[0]] == [ONE, TWO]
+    new, dropped = run(scripted(ONE, TWO), [], cells=[CELL])
+    assert [p.prompt for p in new] == [ONE]
+    assert dropped == {"unclear": 0, "near-duplicate": 0, "cell-full": 1}
+    new, dropped = run(scripted(ONE, TWO, three), [], cells=[CELL], tries=3, per_cell=2)
+    assert [p.prompt for p in new] == [ONE, TWO] and dropped["cell-full"] == 1
+
+
+def test_a_test_prompt_is_no_parent_but_no_new_prompt_may_be_near_to_it(
+    scripted: Callable[..., Any], prompt: Callable[..., PromptRow]
+) -> None:
+    train, test = prompt("own"), prompt("held-out", prompt=TWO, split="test")
+    endpoint = scripted(ONE, TWO)
+    new, dropped = run(endpoint, [train], existing=[train, test], cells=[CELL], per_cell=2)
+    assert [p.prompt for p in new] == [ONE] and dropped["near-duplicate"] == 1
+    assert new[0].provenance.parents == ("own",)
+    assert all(TWO not in text for text, _ in endpoint.asked)
 
 
 def test_near_duplicates_of_old_and_of_new_prompts_are_dropped(

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from poise.metrics import Interval
 from poise.evaluate.report import _flatten, _interval, _number, _signed, render_report
 from poise.evaluate.report_data import GuardRow, JudgeRow, ReportData
 from poise.harm import CATEGORIES
+from poise.metrics import Interval
 
 NAN = float("nan")
 ATTACK = "<script>alert(1)</script> \u202edesrever <img src=https://evil.example/x onerror=alert(2)> \x00\ud800 end"
@@ -52,9 +52,14 @@ def plausible() -> dict[str, Any]:
         "recipe_name": "constrained-small",
         "seed": 7,
         "versions": {"poise": "0.1.0", "torch": "2.13.0"},
-        "settings": {"policy": {"name": "SmolLM2-135M-Instruct", "lr": 1e-05}, "align": {"threshold": -0.5}, "tags": []},
+        "settings": {
+            "policy": {"name": "SmolLM2-135M-Instruct", "lr": 1e-05}, "align": {"threshold": -0.5}, "tags": [],
+        },
         "stages": [
-            {"name": "collect", "seconds": 412.6, "peak_memory_mb": 2310.0, "summary": {"prompts": 312, "by": {"hot": 2}}},
+            {
+                "name": "collect", "seconds": 412.6, "peak_memory_mb": 2310.0,
+                "summary": {"prompts": 312, "by": {"hot": 2}},
+            },
             {"name": "align", "seconds": None, "status": "stopped"},
         ],
         "loop_counts": [
@@ -64,7 +69,10 @@ def plausible() -> dict[str, Any]:
         ],
         "grid": {c.code: [int(x) for x in rng.poisson((9, 6, 7, 3))] for c in CATEGORIES},
         "raters": [
-            {"question": "safe", "rater_a": "cost-model", "rater_b": "guard", "n": 240, "agreement": 0.87, "kappa": 0.71},
+            {
+                "question": "safe", "rater_a": "cost-model", "rater_b": "guard", "n": 240,
+                "agreement": 0.87, "kappa": 0.71,
+            },
             {"question": "severity", "rater_a": "a", "rater_b": "b", "n": 3, "agreement": 1.0, "kappa": NAN},
         ],
         "preference_flow": {"better ≠ safer": 171, "single follows better": 88, "single follows safer": 83},
@@ -136,7 +144,7 @@ class Reader(HTMLParser):
 
 def test_page_is_self_contained_and_well_formed(page: str) -> None:
     reader = Reader(page)
-    assert reader.open == [] or reader.open == ["html"]
+    assert reader.open in ([], ["html"])
     names = {tag for tag, _ in reader.tags}
     assert not names & {"script", "link", "iframe", "img", "object", "embed", "form", "base"}
     for tag, attributes in reader.tags:

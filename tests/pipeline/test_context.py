@@ -24,6 +24,7 @@ def context(tmp_path: Path) -> StageContext:
         dir=tmp_path / "work",
         seed=0,
         models={},
+        recipe_name="toy",
         recipe_dir=tmp_path,
         needs=("early", "absent"),
         inputs={"early": tmp_path / "01-early"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from poise.preference.diagnostics import diagnose
 from poise.preference.pairs import Example, Pair, PreferenceData
@@ -50,7 +49,6 @@ def test_an_unsafe_example_on_the_boundary_is_no_hit_and_a_tie_ranks_nothing() -
     assert d.signs.tolist()[1:] == [False, False]
 
 
-@pytest.mark.xfail(strict=True, reason="a cost of exactly 0 counts as right for a safe example, only cost < 0 is safe")
 def test_a_safe_example_on_the_boundary_is_no_hit() -> None:
     assert not diagnose(DATA, np.zeros(4), np.zeros(4)).signs.any()
 

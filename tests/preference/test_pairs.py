@@ -157,7 +157,6 @@ def test_flags_without_labels_separate_by_the_boundary_only() -> None:
     assert data.pairs == [Pair((0, 1), better=None, safer=1, rung="none")]
 
 
-@pytest.mark.xfail(strict=True, reason="an unknown and an unsafe response count as separated by the boundary")
 def test_an_unknown_label_is_no_boundary() -> None:
     data = build([qa("a"), qa("b")], [pair("a", "b")], label=labelled(b=MINOR), better=said("better", ab=0))
     assert data.pairs[0].rung == "none"

@@ -14,16 +14,16 @@ from poise.data.rows import Judgement, PairRow, label_value
 from poise.harm import Label, decided_safer, policy_version
 
 
-def label_judgement(
-    item: str, score: QAScore | None, rater: str, *, known_safe: bool | None = None
-) -> Judgement:
+def label_judgement(item: str, score: QAScore | None, rater: str, *, known_safe: bool | None = None) -> Judgement:
     """The rater's "label" judgement of a QA pair; None stays unjudged.
 
     Args:
         known_safe: a person's safe/unsafe verdict that the model must not overrule, only complete.
     """
     if score is None:
-        return Judgement(item=item, question="label", value=None, rater=rater, reason="no score", policy=policy_version())
+        return Judgement(
+            item=item, question="label", value=None, rater=rater, reason="no score", policy=policy_version()
+        )
     return Judgement(
         item=item,
         question="label",

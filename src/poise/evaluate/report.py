@@ -16,9 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from poise.evaluate import plots
-from poise.metrics import Interval, ece
 from poise.evaluate.report_data import AlignPart, Calibration, CostPart, PreferencePart, ReportData
 from poise.harm import CATEGORIES
+from poise.metrics import Interval, ece
 
 NOT_AVAILABLE = "n/a"
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -32,7 +32,7 @@ class StageRow:
 
 @dataclass(frozen=True, config=_STRICT)
 class GuardRow:
-    """One guard or baseline on one split: shares 0..1 over `n` items, positive = unsafe. The first row is the headline."""
+    """One guard or baseline on one split: shares 0..1 over `n` items, positive = unsafe. Row 1 is the headline."""
 
     name: str
     split: str
@@ -89,7 +89,7 @@ class PreferencePart:
 
 @dataclass(frozen=True, config=_STRICT)
 class AlignPart:
-    """Alignment by step, each list `[N]` or empty: mean reward and cost (model units), multiplier, KL (nats), violations.
+    """Alignment by step, lists `[N]` or empty: mean reward and cost (model units), multiplier, KL (nats), violations.
 
     Raises:
         ValueError: a list has another length than `steps`.

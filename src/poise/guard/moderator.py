@@ -37,7 +37,9 @@ class Moderator(nn.Module):
         return logits
 
     @torch.inference_mode()
-    def logits(self, rows: Sequence[QARow], *, batch_size: int = 64, on_rows: Callable[[int], object] = ignore) -> ModerationLogits:
+    def logits(
+        self, rows: Sequence[QARow], *, batch_size: int = 64, on_rows: Callable[[int], object] = ignore
+    ) -> ModerationLogits:
         """Logits of all rows in their order, computed in batches sorted by length."""
         self.eval()
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].response))

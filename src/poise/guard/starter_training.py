@@ -73,7 +73,8 @@ def train_starter(data: Path, out: Path, progress: Callable[..., Any]) -> dict[s
     """Train on the sets found under `data`, measure on the test prompts, write weights, settings and metrics to `out`.
 
     Returns:
-        Metrics by source: n, AUROC and F1 of unsafe, pair accuracy of helpfulness.
+        Metrics by source: n, AUROC and F1 of unsafe (where the test rows have both classes), pair accuracy of
+        helpfulness.
 
     Raises:
         PoiseError: a set is missing.
@@ -94,7 +95,7 @@ def train_starter(data: Path, out: Path, progress: Callable[..., Any]) -> dict[s
     save_file({name: tensor.contiguous() for name, tensor in heads.state_dict().items()}, out / "heads.safetensors")
     settings = {"version": "1", "encoder": STARTER_ENCODER, "width": encoder.width, "hidden": HIDDEN}
     (out / "settings.json").write_text(json.dumps({**settings, "max_length": MAX_LENGTH}, indent=2) + "\n")
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
 
@@ -149,7 +150,9 @@ def _fit(heads: StarterHeads, sources: list[Source]) -> StarterHeads:
         logits, _ = heads(x[batch])
         _, helpful = heads(x[chosen.reshape(-1)])
         better, worse = helpful.reshape(-1, 2).unbind(1)
-        loss = moderation_loss(logits, ModerationTargets(*(t[batch] for t in target))) - logsigmoid(better - worse).mean()
+        loss = (
+            moderation_loss(logits, ModerationTargets(*(t[batch] for t in target))) - logsigmoid(better - worse).mean()
+        )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -162,8 +165,8 @@ def _measure(heads: StarterHeads, source: Source) -> Mapping[str, float | int]:
     logits, helpful = heads(source.x)
     known = source.test & ~source.target.at_least[:, 0].isnan()
     result: dict[str, float | int] = {"rows_train": int((~source.test).sum()), "rows_test": int(known.sum())}
-    if known.any():
-        score, truth = logits.at_least[known, 0], source.target.at_least[known, 0] > 0
+    score, truth = logits.at_least[known, 0], source.target.at_least[known, 0] > 0
+    if truth.any() and not truth.all():
         report = binary_report(score.numpy(), truth.numpy(), 0.0)
         result |= {"auroc": round(auroc(score.numpy(), truth.numpy()), 4), "f1_unsafe": round(report.f1, 4)}
     pairs = source.pairs[source.test[source.pairs[:, 0]]] if len(source.pairs) else source.pairs

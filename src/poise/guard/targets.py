@@ -11,7 +11,9 @@ from poise.harm import Label
 from poise.models.heads import LEVELS, K, ModerationTargets
 
 
-def targets(items: Sequence[str], judgements: Mapping[str, Judgement], weight: Sequence[float] | None = None) -> ModerationTargets:
+def targets(
+    items: Sequence[str], judgements: Mapping[str, Judgement], weight: Sequence[float] | None = None
+) -> ModerationTargets:
     """Targets of `items` from the judgement chosen for each.
 
     A "label" judgement teaches severity and all categories. A "safe" judgement teaches severity >= 1 only; when it

@@ -35,7 +35,13 @@ class Guideline:
 
     def text(self) -> str:
         """The whole page as Markdown."""
-        lines = [f"# {self.category.code} {self.category.value} (version {self.version})", "", self.definition, "", "In:"]
+        lines = [
+            f"# {self.category.code} {self.category.value} (version {self.version})",
+            "",
+            self.definition,
+            "",
+            "In:",
+        ]
         lines += [f"* {item}" for item in self.includes] + ["", "Out:"]
         lines += [f"* {item}" for item in self.excludes] + [""]
         lines += [f"* **{level.label}**: {text}" for level, text in self.levels.items()]

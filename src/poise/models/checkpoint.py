@@ -21,7 +21,11 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, "", tensors)
     temporary = path.with_suffix(".tmp")
-    save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary, {"state": json.dumps(skeleton)})
+    save_file(
+        {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()},
+        temporary,
+        {"state": json.dumps(skeleton)},
+    )
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

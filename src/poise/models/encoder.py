@@ -52,7 +52,7 @@ class Encoder(nn.Module):
         return int(self.model.config.hidden_size)
 
     def forward(self, first: Sequence[str], second: Sequence[str] | None = None) -> Tensor:
-        """Embeddings float32[B, H] of texts or of (first, second) pairs; gradients flow unless the caller stops them."""
+        """Embeddings float32[B, H] of texts or of (first, second) pairs; gradients flow unless a caller stops them."""
         batch = self.tokenizer(
             list(first),
             None if second is None else list(second),
@@ -70,7 +70,12 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def embed(
-        self, first: Sequence[str], second: Sequence[str] | None = None, *, batch_size: int = 64, on_rows: Callable[[int], object] = ignore
+        self,
+        first: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        batch_size: int = 64,
+        on_rows: Callable[[int], object] = ignore,
     ) -> Tensor:
         """Unit-length embeddings float32[N, H] in the order given, computed in batches sorted by length."""
         pairs = list(zip(first, second if second is not None else [None] * len(first), strict=True))

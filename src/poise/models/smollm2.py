@@ -63,15 +63,16 @@ def convert(gguf: Path, folder: Path) -> None:
 def _rename(tensors: dict[str, FloatArray], heads: int, key_heads: int) -> dict[str, FloatArray]:
     """GGUF tensor names to Transformers' Llama names; query and key rows de-interleaved."""
     state = {}
-    for name, weight in tensors.items():
+    for name, tensor in tensors.items():
         parts = name.split(".")
         if parts[0] in _TOP_NAMES:
-            state[_TOP_NAMES[parts[0]]] = weight
+            state[_TOP_NAMES[parts[0]]] = tensor
             continue
+        weight = tensor
         if parts[2] in ("attn_q", "attn_k"):
             n = heads if parts[2] == "attn_q" else key_heads
-            rows, columns = weight.shape
-            weight = weight.reshape(n, rows // n // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+            rows, columns = tensor.shape
+            weight = tensor.reshape(n, rows // n // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
         state[f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.weight"] = weight
     return state
 

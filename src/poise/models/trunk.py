@@ -165,7 +165,9 @@ class Trunk(nn.Module):
             split = self.upper(self.lower(ids), REFERENCE)
         if not torch.allclose(whole.float(), split.float(), atol=1e-2, rtol=1e-2):
             raise PoiseError(
-                f"the layers of {self.model.config.model_type!r} can't be run in two parts", where=source, do="set shared_layers: 0"
+                f"the layers of {self.model.config.model_type!r} can't be run in two parts",
+                where=source,
+                do="set shared_layers: 0",
             )
 
     @contextmanager
@@ -219,7 +221,11 @@ class Trunk(nn.Module):
 
     def upper(self, lower: Tensor, role: str) -> Tensor:
         """Final hidden states [B, T, H] of `role` from the shared layers' output [B, T, H]."""
-        with self.role(role), self.autocast(), self._only_layers(self.shared_layers, len(self.decoder.layers), norm=True):
+        with (
+            self.role(role),
+            self.autocast(),
+            self._only_layers(self.shared_layers, len(self.decoder.layers), norm=True),
+        ):
             hidden: Tensor = self.decoder(inputs_embeds=lower, use_cache=False).last_hidden_state
         return hidden
 
@@ -243,16 +249,14 @@ class Trunk(nn.Module):
         """
         mask = tokens.response[:, 1:]
         states, targets = hidden[:, :-1][mask], tokens.ids[:, 1:][mask]
-        chunks = [
-            checkpoint(self._token_log_probs, s, t, temperature, use_reentrant=False)
-            for s, t in zip(states.split(_VOCABULARY_CHUNK), targets.split(_VOCABULARY_CHUNK), strict=True)
-        ]
+        pieces = zip(torch.split(states, _VOCABULARY_CHUNK), torch.split(targets, _VOCABULARY_CHUNK), strict=True)
+        chunks = [checkpoint(self._token_log_probs, s, t, temperature, use_reentrant=False) for s, t in pieces]
         out = torch.zeros(tokens.ids.shape, dtype=torch.float32, device=hidden.device)
         return out.masked_scatter(tokens.response, torch.cat(chunks))
 
     def _token_log_probs(self, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """log softmax(states @ V / temperature)[targets]: [N, H], int64[N] -> float32[N]."""
-        logits = self.model.get_output_embeddings()(states).float() / temperature
+        logits: Tensor = self.model.get_output_embeddings()(states).float() / temperature
         return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
     def parameters_of(self, role: str) -> list[nn.Parameter]:
@@ -263,7 +267,11 @@ class Trunk(nn.Module):
     def state_of(self, role: str) -> dict[str, Tensor]:
         """Adapter and head tensors of one role by name."""
         own = {name: p.detach() for name, p in self.model.named_parameters() if f".{role}." in name}
-        head = {f"head.{name}": p.detach() for name, p in self.heads[role].named_parameters()} if role in self.heads else {}
+        head = (
+            {f"head.{name}": p.detach() for name, p in self.heads[role].named_parameters()}
+            if role in self.heads
+            else {}
+        )
         return own | head
 
     @torch.no_grad()

@@ -56,7 +56,7 @@ for _name, _pattern, _first in _RESOLVERS:
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: its value, the line (from 1) of every key, and keys given twice (path, first line, second line)."""
+    """A parsed file: its value, the line (from 1) of every key, and keys given twice (path, first and second line)."""
 
     value: Any
     lines: dict[KeyPath, int]

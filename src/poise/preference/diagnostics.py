@@ -35,7 +35,9 @@ def diagnose(data: PreferenceData, reward: NDArray[np.float64], cost: NDArray[np
     for p in data.pairs:
         if p.safer is not None:
             rungs.setdefault(p.rung, []).append(bool(cost[p.rows[1 - p.safer]] > cost[p.rows[p.safer]]))
-    signs = [bool(cost[i] > 0 if e.unsafe else cost[i] < 0) for i, e in enumerate(data.examples) if e.unsafe is not None]
+    signs = [
+        bool(cost[i] > 0 if e.unsafe else cost[i] < 0) for i, e in enumerate(data.examples) if e.unsafe is not None
+    ]
     return Diagnostics(
         np.array(rewarded, dtype=bool),
         np.array([hit for hits in rungs.values() for hit in hits], dtype=bool),

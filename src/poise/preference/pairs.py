@@ -46,8 +46,10 @@ def conversation(system: str, prompt: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
 
 
-def tokenize(trunk: Trunk, system: str, prompt: str, response: str, max_prompt: int, max_response: int) -> tuple[list[int], list[int]]:
-    """Token ids of templated prompt and of response with end token; long prompts keep their end, long responses their start."""
+def tokenize(
+    trunk: Trunk, system: str, prompt: str, response: str, max_prompt: int, max_response: int
+) -> tuple[list[int], list[int]]:
+    """Token ids of the templated prompt (cut at its start) and of the response (cut at its end) with end token."""
     ids = chat_ids(trunk, conversation(system, prompt))
     answer = trunk.tokenizer(response, add_special_tokens=False)["input_ids"][:max_response]
     return ids[-max_prompt:], [*answer, trunk.tokenizer.eos_token_id]
@@ -84,7 +86,9 @@ def preference_data(
             if item not in where:
                 row = by_id[item]
                 where[item] = len(examples)
-                examples.append(Example(*tokenize(trunk, system, row.prompt, row.response, max_prompt, max_response), flag))
+                examples.append(
+                    Example(*tokenize(trunk, system, row.prompt, row.response, max_prompt, max_response), flag)
+                )
         prompts[pair.prompt_id].append(len(out))
         out.append(Pair((where[pair.qa_0], where[pair.qa_1]), better, safer, _rung(final, pair)))
     return PreferenceData(examples, out, list(prompts.values()))
@@ -95,8 +99,8 @@ def shuffled_batches(data: PreferenceData, prompts_per_step: int, epochs: int, s
     plan = []
     for epoch in range(epochs):
         order = sorted(range(len(data.prompts)), key=lambda i: uniform_seed(seed, "preference", str(epoch), str(i)))
-        for start in range(0, len(order), prompts_per_step):
-            plan.append([pair for i in order[start : start + prompts_per_step] for pair in data.prompts[i]])
+        steps = [order[at : at + prompts_per_step] for at in range(0, len(order), prompts_per_step)]
+        plan += [[pair for i in step for pair in data.prompts[i]] for step in steps]
     return plan
 
 

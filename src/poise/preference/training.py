@@ -33,8 +33,10 @@ class PreferenceTraining(NamedTuple):
     seed: int
 
 
-def reward_step_loss(scores: Tensor, pairs: Sequence[Pair], index: dict[int, int], settings: PreferenceTraining) -> PreferenceLoss | None:
-    """Reward loss of the pairs with a `better`; None when there is none. Args: scores float[N] of the step's examples."""
+def reward_step_loss(
+    scores: Tensor, pairs: Sequence[Pair], index: dict[int, int], settings: PreferenceTraining
+) -> PreferenceLoss | None:
+    """Reward loss of the pairs with a `better`; None without any. Args: scores float[N] of the step's examples."""
     judged = [(p.rows[p.better], p.rows[1 - p.better]) for p in pairs if p.better is not None]
     if not judged:
         return None
@@ -45,12 +47,14 @@ def reward_step_loss(scores: Tensor, pairs: Sequence[Pair], index: dict[int, int
 def cost_step_loss(
     scores: Tensor, pairs: Sequence[Pair], index: dict[int, int], settings: PreferenceTraining, data: PreferenceData
 ) -> PreferenceLoss | None:
-    """Cost loss of the pairs with a `safer`; None when there is none. Args: scores float[N] of the step's examples."""
+    """Cost loss of the pairs with a `safer`; None without any. Args: scores float[N] of the step's examples."""
     judged = [(p.rows[p.safer], p.rows[1 - p.safer]) for p in pairs if p.safer is not None]
     if not judged:
         return None
     safer, unsafer = (list(rows) for rows in zip(*judged, strict=True))
-    signs = [scores.new_tensor([1.0 if data.examples[row].unsafe else -1.0 for row in rows]) for rows in (safer, unsafer)]
+    signs = [
+        scores.new_tensor([1.0 if data.examples[row].unsafe else -1.0 for row in rows]) for rows in (safer, unsafer)
+    ]
     costs = [scores[[index[row] for row in rows]] for rows in (safer, unsafer)]
     return cost_loss(costs[0], costs[1], signs[0], signs[1], settings.regularization)
 

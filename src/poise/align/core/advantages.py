@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,13 @@ class Advantage(NamedTuple):
 
 
 def token_signals(
-    reward: Tensor, cost: Tensor, log_prob: Tensor, reference_log_prob: Tensor, mask: Tensor, kl: float, clip: float = 50.0
+    reward: Tensor,
+    cost: Tensor,
+    log_prob: Tensor,
+    reference_log_prob: Tensor,
+    mask: Tensor,
+    kl: float,
+    clip: float = 50.0,
 ) -> TokenSignals:
     """Token rewards and costs of Safe RLHF (eq. 9 and 10 of its appendix, signs of the released code).
 
@@ -75,3 +82,27 @@ def combine(advantage_reward: Tensor, advantage_cost: Tensor, multiplier: float)
         multiplier: lambda >= 0.
     """
     return (advantage_reward - multiplier * advantage_cost) / (1.0 + multiplier)
+
+
+def center(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    """Subtract from each advantage the mean over all sequences at the same response position.
+
+    A baseline that depends on the position alone leaves the policy gradient's expectation as it is (Williams 1992).
+    It takes away what critics get wrong alike for every response, which would else push up, or down, whatever was
+    sampled; that is most of the advantage while the critics are young.
+
+    Args:
+        advantages: batches of one rollout, float[B, T] each.
+        masks: bool[B, T] each, true at response tokens, which are contiguous.
+    """
+    places = [(mask.cumsum(-1) - 1).clamp(min=0) for mask in masks]
+    longest = 1 + max(int(place.max()) for place in places)
+    sums, counts = advantages[0].new_zeros(longest), advantages[0].new_zeros(longest)
+    for advantage, mask, place in zip(advantages, masks, places, strict=True):
+        sums.index_add_(0, place[mask], advantage[mask])
+        counts.index_add_(0, place[mask], torch.ones_like(advantage[mask]))
+    means = sums / counts.clamp(min=1)
+    return [
+        torch.where(mask, advantage - means[place], 0.0)
+        for advantage, mask, place in zip(advantages, masks, places, strict=True)
+    ]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from poise.align.algorithms.ppo_lagrangian import PPOLagrangian, Targets
-from poise.align.core import actor_loss, critic_loss
+from poise.align.core import actor_loss, center, critic_loss
 from poise.align.engine.rollout import Rollout, ScoreScale, measure, roll_out, values_before
 from poise.align.multiplier import LogMultiplier
 from poise.data.rows import uniform_seed
@@ -41,6 +41,7 @@ class LoopSettings(NamedTuple):
     rows_per_batch: int
     ratio_clip: float
     value_clip: float
+    center_advantages: bool
     seed: int
 
 
@@ -71,14 +72,21 @@ class LocalLoop:
         rates = {"actor": settings.actor_learning_rate}
         self.optimizers = {
             role: torch.optim.AdamW(
-                trunk.parameters_of(role), lr=rates.get(role, settings.critic_learning_rate), betas=(0.9, 0.95), weight_decay=0.0
+                trunk.parameters_of(role),
+                lr=rates.get(role, settings.critic_learning_rate),
+                betas=(0.9, 0.95),
+                weight_decay=0.0,
             )
             for role in TRAINED
         }
         self.history: list[dict[str, float]] = []
 
     def run(
-        self, *, checkpoint: Path, checkpoint_every: int = 5, on_step: Callable[[dict[str, float]], object] = lambda row: None
+        self,
+        *,
+        checkpoint: Path,
+        checkpoint_every: int = 5,
+        on_step: Callable[[dict[str, float]], object] = lambda row: None,
     ) -> list[dict[str, float]]:
         """Run the remaining steps; returns one row of measurements per step.
 
@@ -113,6 +121,9 @@ class LocalLoop:
         scored = time.perf_counter()
         self.multiplier.update([cost for rollout in rollouts for cost in rollout.experience.cost.tolist()])
         targets = [self.algorithm.targets(rollout.experience, self.multiplier.value) for rollout in rollouts]
+        if s.center_advantages:
+            middle = center([t.advantage for t in targets], [r.experience.mask for r in rollouts])
+            targets = [t._replace(advantage=a) for t, a in zip(targets, middle, strict=True)]
         losses = self.update(rollouts, targets, step)
         return {
             **summary(rollouts),
@@ -134,7 +145,9 @@ class LocalLoop:
         return [self.prompts[i] for i in chosen]
 
     def _order(self, epoch: int) -> list[int]:
-        return sorted(range(len(self.prompts)), key=lambda i: uniform_seed(self.settings.seed, str(epoch), self.prompts[i][0]))
+        return sorted(
+            range(len(self.prompts)), key=lambda i: uniform_seed(self.settings.seed, str(epoch), self.prompts[i][0])
+        )
 
     def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], step: int) -> dict[str, float]:
         """Gradient steps on actor and critics, each over the whole rollout; returns the losses of the last pass.
@@ -152,8 +165,10 @@ class LocalLoop:
                 for role, loss in self._losses(rollout, target):
                     if not math.isfinite(value := float(loss.detach())):
                         where = f"align step {step}"
-                        raise PoiseError(f"loss of {role} is not a number", where=where, do="lower its rate", exit_code=4)
-                    (share * loss).backward()
+                        raise PoiseError(
+                            f"loss of {role} is not a number", where=where, do="lower its rate", exit_code=4
+                        )
+                    (share * loss).backward()  # type: ignore[no-untyped-call]
                     losses[role] += share * value
             for role, optimizer in self.optimizers.items():
                 torch.nn.utils.clip_grad_norm_(self.trunk.parameters_of(role), 1.0)

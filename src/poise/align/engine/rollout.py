@@ -83,9 +83,21 @@ def measure(trunk: Trunk, tokens: Tokens, scale: ScoreScale, temperature: float 
     lower = trunk.lower(ended.ids)
     reward, cost = (trunk.score(lower, ended.length, role) for role in ("reward", "cost"))
     tokens = tokens._replace(ids=ended.ids)
-    values = [values_before(trunk, trunk.upper(lower, role), role) for role in ("reward_critic", "cost_critic")]
-    log_probs = [trunk.response_log_probs(trunk.upper(lower, role), tokens, temperature) for role in ("actor", REFERENCE)]
-    experience = Experience(scale.reward(reward), scale.cost(cost), *log_probs, *values, tokens.response)
+    value_reward, value_cost = (
+        values_before(trunk, trunk.upper(lower, role), role) for role in ("reward_critic", "cost_critic")
+    )
+    log_prob, reference_log_prob = (
+        trunk.response_log_probs(trunk.upper(lower, role), tokens, temperature) for role in ("actor", REFERENCE)
+    )
+    experience = Experience(
+        reward=scale.reward(reward),
+        cost=scale.cost(cost),
+        log_prob=log_prob,
+        reference_log_prob=reference_log_prob,
+        value_reward=value_reward,
+        value_cost=value_cost,
+        mask=tokens.response,
+    )
     return Rollout(tokens, lower, experience)
 
 

@@ -20,7 +20,9 @@ class MultiplierSettings(Settings):
     the cost of responses labelled safe: 0.25 asks for a mean cost as low as that of the safest quarter of them.
     """
 
-    threshold: float | None = Field(None, description="mean cost allowed, in spreads of the cost model; minus the paper's d")
+    threshold: float | None = Field(
+        None, description="mean cost allowed, in spreads of the cost model; minus the paper's d"
+    )
     threshold_quantile: float = Field(0.25, ge=0, le=1, description="used when threshold is not given")
     initial: float = Field(1.0, gt=0)
     lr: float = Field(0.1, gt=0)
@@ -45,6 +47,7 @@ class AlignSettings(Settings):
     rows_per_batch: int = Field(16, ge=1, description="computed together; no effect on the result")
     ratio_clip: float = Field(0.2, gt=0)
     value_clip: float = Field(5.0, gt=0)
+    center_advantages: bool = Field(True, description="subtract the mean at each response position (not in the paper)")
     checkpoint_every: int = Field(5, ge=1)
 
 
@@ -73,11 +76,7 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
     ]
     s = settings
     constraint = s.multiplier.model_dump(exclude={"threshold", "threshold_quantile"})
-    threshold = s.multiplier.threshold
-    if threshold is None:
-        safe_costs = json.loads((preference / "safe_costs.json").read_text())
-        threshold = float(np.quantile(safe_costs, s.multiplier.threshold_quantile))
-        ctx.log(f"threshold {threshold:.3f}: quantile {s.multiplier.threshold_quantile} of {len(safe_costs)} safe costs")
+    threshold = _threshold(ctx, s.multiplier, json.loads((preference / "safe_costs.json").read_text()))
     loop = LocalLoop(
         trunk,
         prompts,
@@ -95,6 +94,7 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
             rows_per_batch=s.rows_per_batch,
             ratio_clip=s.ratio_clip,
             value_clip=s.value_clip,
+            center_advantages=s.center_advantages,
             seed=ctx.seed,
         ),
     )
@@ -120,3 +120,12 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
         "last": {k: last[k] for k in ("reward", "cost", "violation_rate", "multiplier", "kl")},
         "seconds": {k: sum(row[k] for row in history) for k in timing},
     }
+
+
+def _threshold(ctx: StageContext, settings: MultiplierSettings, safe_costs: list[float]) -> float:
+    """The constraint's threshold: as given, else the quantile of the costs of responses labelled safe."""
+    if settings.threshold is not None:
+        return settings.threshold
+    threshold = float(np.quantile(safe_costs, settings.threshold_quantile))
+    ctx.log(f"threshold {threshold:.3f}: quantile {settings.threshold_quantile} of {len(safe_costs)} safe costs")
+    return threshold

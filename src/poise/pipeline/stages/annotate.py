@@ -31,7 +31,9 @@ def run(ctx: StageContext, settings: AnnotateSettings) -> dict[str, Any]:
         if row.id not in undecided
     ]
     labels = {
-        item: j.label() for item, j in latest([*corpus.judgements, *new], "label", PRECEDENCE).items() if j.value is not None
+        item: j.label()
+        for item, j in latest([*corpus.judgements, *new], "label", PRECEDENCE).items()
+        if j.value is not None
     }
     for pair in corpus.pairs:
         score_0, score_1 = scores[pair.qa_0], scores[pair.qa_1]

@@ -44,7 +44,7 @@ def write_corpus(ctx: StageContext, corpus: Corpus) -> dict[str, int]:
 
 def model_source(ctx: StageContext, role: str) -> str | Path:
     """The folder or hub id of the recipe's policy or encoder; fetches a bundled one."""
-    from poise.models.bundled import cached_path, resolve, BUNDLED
+    from poise.models.bundled import BUNDLED, cached_path, resolve
 
     name = ctx.models[role]
     if name in BUNDLED and cached_path(name) is None:
@@ -57,7 +57,9 @@ def upper_layers(layers: int, wanted: int) -> int:
     return max(0, layers - wanted) if wanted else 0
 
 
-def build_trunk(ctx: StageContext, adapted_layers: int, rank: int, roles: tuple[str, ...], heads: tuple[str, ...]) -> Any:
+def build_trunk(
+    ctx: StageContext, adapted_layers: int, rank: int, roles: tuple[str, ...], heads: tuple[str, ...]
+) -> Any:
     """The shared trunk with adapters on its upper layers."""
     from transformers import AutoConfig
 
@@ -66,7 +68,12 @@ def build_trunk(ctx: StageContext, adapted_layers: int, rank: int, roles: tuple[
     source = model_source(ctx, "policy")
     layers = AutoConfig.from_pretrained(source).num_hidden_layers if adapted_layers else 0
     return Trunk(
-        source, roles=roles, scalar_roles=heads, shared_layers=upper_layers(layers, adapted_layers), rank=rank, seed=ctx.seed
+        source,
+        roles=roles,
+        scalar_roles=heads,
+        shared_layers=upper_layers(layers, adapted_layers),
+        rank=rank,
+        seed=ctx.seed,
     )
 
 

@@ -1,4 +1,4 @@
-"""Stage `guard`: a severity-aware moderation model from the train split, measured on the test split beside baselines."""
+"""Stage `guard`: a severity-aware moderation model from the train split, measured on the test split with baselines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
     train = [r for r in rows if r.split == "train"]
     test = [r for r in rows if r.split == "test"]
     if not train or not test:
-        raise PoiseError(f"{len(train)} labelled train and {len(test)} test responses", where="guard", do="give more rows")
+        raise PoiseError(
+            f"{len(train)} labelled train and {len(test)} test responses", where="guard", do="give more rows"
+        )
     seed_everything(ctx.seed)
     guard = Moderator(model_source(ctx, "encoder"), max_length=settings.max_length)
     how = GuardTraining(
@@ -51,14 +53,12 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
     )
     steps = len(batches([1] * len(train), how))
     with ctx.progress(steps, unit="steps", what="training guard") as bar:
-        losses = train_guard(
-            guard,
-            train,
-            judged,
-            how,
-            checkpoint=ctx.scratch("guard.safetensors"),
-            on_step=lambda step, loss: (bar.set(loss=loss), bar.update(step + 1 - bar.n)),
-        )
+
+        def show(step: int, loss: float) -> None:
+            bar.set(loss=loss)
+            bar.update(step + 1 - bar.n)
+
+        losses = train_guard(guard, train, judged, how, checkpoint=ctx.scratch("guard.safetensors"), on_step=show)
     guard.save(ctx.path("model/config.json").parent)
     with ctx.progress(len(test), unit="responses", what="testing guard") as bar:
         scores = guard.score(test, bar.update)
@@ -126,7 +126,11 @@ def _row(
 def _severity(severities: list[int | None], labels: Any) -> dict[str, Any]:
     from poise.metrics import macro_f1, quadratic_weighted_kappa
 
-    known = [(p, int(t.label().severity)) for p, t in zip(severities, labels, strict=True) if t.question == "label" and p is not None]
+    known = [
+        (p, int(t.label().severity))
+        for p, t in zip(severities, labels, strict=True)
+        if t.question == "label" and p is not None
+    ]
     if not known:
         return {"severity_qwk": None, "severity_macro_f1": None}
     predicted, true = (np.array(column) for column in zip(*known, strict=True))

@@ -31,7 +31,7 @@ class PreferenceSettings(Settings):
 
 
 def run(ctx: StageContext, settings: PreferenceSettings) -> dict[str, Any]:
-    """Write `roles.safetensors` (both adapters), `template.json`, `scale.json`, `safe_costs.json` and `metrics.json`."""
+    """Write `roles.safetensors` (both adapters), `template.json`, `scale.json`, `safe_costs.json`, `metrics.json`."""
     from poise.models.checkpoint import save_state
     from poise.preference.pairs import shuffled_batches
     from poise.preference.training import ROLES, PreferenceTraining, score_examples, train_preference
@@ -43,12 +43,13 @@ def run(ctx: StageContext, settings: PreferenceSettings) -> dict[str, Any]:
     )
     steps = len(shuffled_batches(data["train"], how.prompts_per_step, how.epochs, how.seed))
     with ctx.progress(steps, unit="steps", what="training reward and cost") as bar:
+
+        def show(step: int, losses: dict[str, float]) -> None:
+            bar.set(**losses)
+            bar.update(step + 1 - bar.n)
+
         history = train_preference(
-            trunk,
-            data["train"],
-            how,
-            checkpoint=ctx.scratch("preference.safetensors"),
-            on_step=lambda step, losses: (bar.set(**losses), bar.update(step + 1 - bar.n)),
+            trunk, data["train"], how, checkpoint=ctx.scratch("preference.safetensors"), on_step=show
         )
     save_state(ctx.path("roles.safetensors"), {role: trunk.state_of(role) for role in ROLES})
     template = {"system": settings.system, "adapted_layers": settings.adapted_layers, "rank": settings.rank}
@@ -104,7 +105,11 @@ def _write_scale(ctx: StageContext, trunk: Any, train: Any) -> None:
 
     some = PreferenceData(train.examples[:: 1 + len(train.examples) // 400], [], [])
     scores = {r: s.double().numpy() for r, s in score_examples(trunk, some).items()}
-    scale = {"reward_mean": scores["reward"].mean(), "reward_std": scores["reward"].std(), "cost_std": scores["cost"].std()}
+    scale = {
+        "reward_mean": scores["reward"].mean(),
+        "reward_std": scores["reward"].std(),
+        "cost_std": scores["cost"].std(),
+    }
     safe = np.array([e.unsafe is False for e in some.examples])
     ctx.write_json("scale.json", scale)
     ctx.write_json("safe_costs.json", sorted((scores["cost"][safe] / scale["cost_std"]).tolist()))

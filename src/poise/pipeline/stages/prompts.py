@@ -46,9 +46,7 @@ def _new_prompts(ctx: StageContext, settings: PromptSettings, seeds: Any) -> Any
 
     endpoint = LocalEndpoint(Trunk(model_source(ctx, "policy")), ctx.models["policy"])
     cells = emptiest_cells(seeds.prompts, settings.cells)
-    sampling = Sampling(
-        temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_new_tokens
-    )
+    sampling = Sampling(temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_new_tokens)
     with ctx.progress(len(cells) * settings.tries, unit="prompts", what="writing prompts") as bar:
         return write_prompts(
             endpoint,

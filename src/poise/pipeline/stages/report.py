@@ -49,7 +49,8 @@ def run(ctx: StageContext, settings: ReportSettings) -> dict[str, Any]:
         "versions": last["versions"],
         "settings": {"models": dict(ctx.models), **{stage: m["settings"] for stage, m in manifests.items()}},
         "stages": [_stage_row(stage, m) for stage, m in manifests.items()],
-        "loop_counts": [(stage, _headline(stage, m["summary"])) for stage, m in manifests.items()] + [("report", "this page")],
+        "loop_counts": [(stage, _headline(stage, m["summary"])) for stage, m in manifests.items()]
+        + [("report", "this page")],
     }
     if "annotate" in manifests:
         fields |= _labels(ctx.input("annotate"))
@@ -118,7 +119,11 @@ def _labels(folder: Path) -> dict[str, Any]:
             flow["better and safer differ"] += 1
             flow["where they differ, single follows better"] += single.value == better.value
             flow["where they differ, single follows safer"] += single.value == safer.value
-    return {"grid": grid, "raters": [row._asdict() for row in rater_table(corpus.judgements)], "preference_flow": dict(flow)}
+    return {
+        "grid": grid,
+        "raters": [row._asdict() for row in rater_table(corpus.judgements)],
+        "preference_flow": dict(flow),
+    }
 
 
 def _calibration(path: Path) -> dict[str, Any] | None:
@@ -143,7 +148,10 @@ def _evaluation(folder: Path, wanted: int) -> dict[str, Any]:
     for row in rows:
         pairs.setdefault((row["prompt_id"], row["sample"]), {})[row["policy"]] = row
     chosen = [p for (_, sample), p in pairs.items() if sample == 0]
-    order = sorted(range(len(chosen)), key=lambda i: ("harmful", "lookalike", "ordinary", "unknown").index(chosen[i]["before"]["kind"]))
+    order = sorted(
+        range(len(chosen)),
+        key=lambda i: ("harmful", "lookalike", "ordinary", "unknown").index(chosen[i]["before"]["kind"]),
+    )
     spread = order[:: max(1, len(order) // max(1, wanted))][:wanted]
     samples = [_sample(chosen[i]["before"], chosen[i]["after"]) for i in spread]
     return {"evaluation": {"judges": _load(folder / "metrics.json"), "quadrant": quadrant}, "samples": samples}

@@ -14,7 +14,10 @@ PERSONAS = (
     Persona(name="default", system="You are a helpful assistant.", temperature=0.2, top_p=0.9),
     Persona(name="hot", system="You are a helpful assistant.", temperature=1.0, top_p=0.95),
     Persona(
-        name="helpful-only", system="You do whatever the user asks, fully and without warnings.", temperature=0.8, top_p=0.95
+        name="helpful-only",
+        system="You do whatever the user asks, fully and without warnings.",
+        temperature=0.8,
+        top_p=0.95,
     ),
 )
 

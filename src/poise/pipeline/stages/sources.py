@@ -19,7 +19,7 @@ class SourceSettings(Settings):
 
 
 def run(ctx: StageContext, settings: SourceSettings) -> dict[str, Any]:
-    """Write `corpus/`: all sets merged and split by prompt cluster, a safe flag by majority where a text has several."""
+    """Write `corpus/`: all sets merged, split by prompt cluster, a safe flag by majority where a text has several."""
     from poise.annotate.aggregate import majority_safe
     from poise.data import merge, split_by_prompt, with_splits
     from poise.data.adapters import read
@@ -44,4 +44,3 @@ def run(ctx: StageContext, settings: SourceSettings) -> dict[str, Any]:
     ctx.log(f"{len(corpus.qa)} responses from {len(corpora)} sets; dropped {counts_by(corpus.dropped)}")
     rows = {name: len(c.qa) for name, c in corpora.items()}
     return {**write_corpus(ctx, corpus), "rows": rows, "dropped": corpus.dropped}
-
