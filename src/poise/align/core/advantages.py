@@ -84,25 +84,29 @@ def combine(advantage_reward: Tensor, advantage_cost: Tensor, multiplier: float)
     return (advantage_reward - multiplier * advantage_cost) / (1.0 + multiplier)
 
 
-def center(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-    """Subtract from each advantage the mean over all sequences at the same response position.
+def center(advantages: Sequence[Tensor], masks: Sequence[Tensor], groups: Sequence[Tensor]) -> list[Tensor]:
+    """Subtract from each advantage the mean over the responses to the same prompt, at the same response position.
 
-    A baseline that depends on the position alone leaves the policy gradient's expectation as it is (Williams 1992).
-    It takes away what critics get wrong alike for every response, which would else push up, or down, whatever was
-    sampled; that is most of the advantage while the critics are young.
+    A baseline that depends on prompt and position alone leaves the policy gradient's expectation as it is (Williams
+    1992); that the mean holds the response itself only scales it by 1 - 1/G (as in GRPO, arXiv 2402.03300, eq. 3,
+    here without the division by the standard deviation). It takes away what young critics get wrong about a prompt,
+    which else is most of the advantage: a score says more about the prompt than about the response.
 
     Args:
         advantages: batches of one rollout, float[B, T] each.
         masks: bool[B, T] each, true at response tokens, which are contiguous.
+        groups: int64[B] each, the same number for responses to the same prompt, 0 <= number.
     """
     places = [(mask.cumsum(-1) - 1).clamp(min=0) for mask in masks]
     longest = 1 + max(int(place.max()) for place in places)
-    sums, counts = advantages[0].new_zeros(longest), advantages[0].new_zeros(longest)
-    for advantage, mask, place in zip(advantages, masks, places, strict=True):
-        sums.index_add_(0, place[mask], advantage[mask])
-        counts.index_add_(0, place[mask], torch.ones_like(advantage[mask]))
+    cells = [group[:, None] * longest + place for group, place in zip(groups, places, strict=True)]
+    size = longest * (1 + max(int(group.max()) for group in groups))
+    sums, counts = advantages[0].new_zeros(size), advantages[0].new_zeros(size)
+    for advantage, mask, cell in zip(advantages, masks, cells, strict=True):
+        sums.index_add_(0, cell[mask], advantage[mask])
+        counts.index_add_(0, cell[mask], torch.ones_like(advantage[mask]))
     means = sums / counts.clamp(min=1)
     return [
-        torch.where(mask, advantage - means[place], 0.0)
-        for advantage, mask, place in zip(advantages, masks, places, strict=True)
+        torch.where(mask, advantage - means[cell], 0.0)
+        for advantage, mask, cell in zip(advantages, masks, cells, strict=True)
     ]

@@ -33,6 +33,7 @@ class LoopSettings(NamedTuple):
 
     steps: int
     prompts_per_step: int
+    responses_per_prompt: int
     max_new_tokens: int
     temperature: float
     actor_learning_rate: float
@@ -115,14 +116,15 @@ class LocalLoop:
             rows=s.rows_per_batch,
         )
         rolled = time.perf_counter()
-        rollouts = [measure(self.trunk, tokens, self.scale, s.temperature) for tokens in batches]
+        rollouts = [measure(self.trunk, responses, self.scale, s.temperature) for responses in batches]
         if not all(x.isfinite().all() for rollout in rollouts for x in rollout.experience):
             raise PoiseError("a score or log-probability is not a number", where=f"align step {step}", exit_code=4)
         scored = time.perf_counter()
         self.multiplier.update([cost for rollout in rollouts for cost in rollout.experience.cost.tolist()])
         targets = [self.algorithm.targets(rollout.experience, self.multiplier.value) for rollout in rollouts]
         if s.center_advantages:
-            middle = center([t.advantage for t in targets], [r.experience.mask for r in rollouts])
+            masks, groups = [r.experience.mask for r in rollouts], [r.group for r in rollouts]
+            middle = center([t.advantage for t in targets], masks, groups)
             targets = [t._replace(advantage=a) for t, a in zip(targets, middle, strict=True)]
         losses = self.update(rollouts, targets, step)
         return {
@@ -136,13 +138,13 @@ class LocalLoop:
         }
 
     def batch(self, step: int) -> list[tuple[str, list[int]]]:
-        """The prompts of one step: a walk through shuffled epochs."""
+        """The prompts of one step, each as often as it is answered: a walk through shuffled epochs."""
         n, size = len(self.prompts), self.settings.prompts_per_step
         chosen = []
         for at in range(step * size, (step + 1) * size):
             epoch, place = divmod(at, n)
             chosen.append(self._order(epoch)[place])
-        return [self.prompts[i] for i in chosen]
+        return [self.prompts[i] for i in chosen for _ in range(self.settings.responses_per_prompt)]
 
     def _order(self, epoch: int) -> list[int]:
         return sorted(

@@ -31,10 +31,18 @@ class ScoreScale(NamedTuple):
         return raw / self.cost_std
 
 
+class Responses(NamedTuple):
+    """B sampled responses. Args: group int64[B] numbers the prompts of the step; G responses share a number."""
+
+    tokens: Tokens
+    group: Tensor
+
+
 class Rollout(NamedTuple):
     """B sampled responses with everything measured on them. Args: lower [B, T, H] are the shared layers' outputs."""
 
     tokens: Tokens
+    group: Tensor
     lower: Tensor
     experience: Experience
 
@@ -48,8 +56,8 @@ def roll_out(
     temperature: float,
     max_new_tokens: int,
     rows: int,
-) -> list[Tokens]:
-    """Sample one response per prompt from the actor.
+) -> list[Responses]:
+    """Sample one response from the actor for each entry of `prompts`; a prompt may stand there several times.
 
     Args:
         prompts: (id, token ids with template) of each prompt.
@@ -65,20 +73,24 @@ def roll_out(
     sampled = generate(trunk, requests, role="actor")
     end = [trunk.tokenizer.eos_token_id]
     responses = [s.ids + end if s.finished or not s.ids else s.ids for s in sampled]
-    both = sorted(
-        zip((ids for _, ids in prompts), responses, strict=True), key=lambda pair: len(pair[0]) + len(pair[1])
-    )
-    parts = [both[at : at + rows] for at in range(0, len(both), rows)]
-    return [collate([p for p, _ in part], [r for _, r in part], trunk.device) for part in parts]
+    numbers = {name: i for i, (name, _) in enumerate(prompts)}
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]) + len(responses[i]))
+    out = []
+    for at in range(0, len(order), rows):
+        part = order[at : at + rows]
+        tokens = collate([prompts[i][1] for i in part], [responses[i] for i in part], trunk.device)
+        out.append(Responses(tokens, torch.tensor([numbers[prompts[i][0]] for i in part], device=trunk.device)))
+    return out
 
 
 @torch.no_grad()
-def measure(trunk: Trunk, tokens: Tokens, scale: ScoreScale, temperature: float = 1.0) -> Rollout:
+def measure(trunk: Trunk, responses: Responses, scale: ScoreScale, temperature: float = 1.0) -> Rollout:
     """Score responses with the reward and cost models and both critics; log-probabilities of actor and reference.
 
     Sequence scores are read with the end token appended, whether the response was cut or not: the preference models
     have only seen responses that end. The appended token is no action: it is outside every mask.
     """
+    tokens = responses.tokens
     ended = with_end(tokens, trunk.tokenizer.eos_token_id)
     lower = trunk.lower(ended.ids)
     reward, cost = (trunk.score(lower, ended.length, role) for role in ("reward", "cost"))
@@ -98,7 +110,7 @@ def measure(trunk: Trunk, tokens: Tokens, scale: ScoreScale, temperature: float 
         value_cost=value_cost,
         mask=tokens.response,
     )
-    return Rollout(tokens, lower, experience)
+    return Rollout(tokens, responses.group, lower, experience)
 
 
 def with_end(tokens: Tokens, end: int) -> Tokens:

@@ -37,17 +37,19 @@ class AlignSettings(Settings):
     algorithm: Literal["ppo-lagrangian"] = "ppo-lagrangian"
     multiplier: MultiplierSettings = MultiplierSettings()
     steps: int = Field(20, ge=1)
-    prompts_per_step: int = Field(48, ge=1)
+    prompts_per_step: int = Field(12, ge=1)
+    responses_per_prompt: int = Field(4, ge=1, description="of one prompt in a step; the paper has 1")
     max_new_tokens: int = Field(32, ge=4)
     temperature: float = Field(1.0, gt=0)
     kl: float = Field(0.02, ge=0)
-    actor_learning_rate: float = Field(5e-4, gt=0)
-    critic_learning_rate: float = Field(2e-4, gt=0)
+    gae_lambda: float = Field(1.0, ge=0, le=1, description="0.95 in the paper, for 512 tokens; here responses have 32")
+    actor_learning_rate: float = Field(2e-3, gt=0)
+    critic_learning_rate: float = Field(5e-4, gt=0)
     updates_per_rollout: int = Field(1, ge=1)
-    rows_per_batch: int = Field(16, ge=1, description="computed together; no effect on the result")
+    rows_per_batch: int = Field(24, ge=1, description="computed together; no effect on the result")
     ratio_clip: float = Field(0.2, gt=0)
     value_clip: float = Field(5.0, gt=0)
-    center_advantages: bool = Field(True, description="subtract the mean at each response position (not in the paper)")
+    center_advantages: bool = Field(True, description="subtract the mean over a prompt's responses (not in the paper)")
     checkpoint_every: int = Field(5, ge=1)
 
 
@@ -80,12 +82,13 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
     loop = LocalLoop(
         trunk,
         prompts,
-        PPOLagrangian(kl=s.kl),
+        PPOLagrangian(kl=s.kl, lam=s.gae_lambda),
         LogMultiplier(threshold=threshold, **constraint),
         ScoreScale(**json.loads((preference / "scale.json").read_text())),
         LoopSettings(
             steps=s.steps,
             prompts_per_step=s.prompts_per_step,
+            responses_per_prompt=s.responses_per_prompt,
             max_new_tokens=s.max_new_tokens,
             temperature=s.temperature,
             actor_learning_rate=s.actor_learning_rate,

@@ -17,7 +17,7 @@ class EvaluateSettings(Settings):
     """How the two policies are sampled; both get the same random numbers."""
 
     max_prompts: int = Field(200, ge=2, description="test prompts, by hash where there are more")
-    samples: int = Field(2, ge=1, description="responses per prompt and policy; a prompt's value is their mean")
+    samples: int = Field(3, ge=1, description="responses per prompt and policy; a prompt's value is their mean")
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(32, ge=4)
 

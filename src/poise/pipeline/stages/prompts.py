@@ -15,7 +15,7 @@ class PromptSettings(Settings):
 
     cells: int = Field(57, ge=0, le=57, description="how many of the emptiest cells get new prompts")
     per_cell: int = Field(1, ge=0, description="new prompts wanted in each")
-    tries: int = Field(3, ge=1, description="continuations sampled for each cell")
+    tries: int = Field(2, ge=1, description="continuations sampled for each cell")
     temperature: float = Field(0.9, ge=0)
     top_p: float = Field(0.9, gt=0, le=1)
     max_new_tokens: int = Field(40, ge=8)

@@ -26,7 +26,7 @@ class ResponseSettings(Settings):
     """Personas, length and batch size of the sampled responses."""
 
     personas: tuple[Persona, ...] = Field(PERSONAS, min_length=2)
-    max_new_tokens: int = Field(40, ge=4)
+    max_new_tokens: int = Field(32, ge=4)
     batch_size: int = Field(96, ge=1)
 
 
