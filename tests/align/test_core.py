@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from poise.align.core import actor_loss, combine, critic_loss, gae, masked_mean, token_signals
+from poise.align.core import actor_loss, center, combine, critic_loss, gae, masked_mean, token_signals
 
 F64 = torch.float64
 quick = settings(deadline=None, max_examples=40)
@@ -208,3 +208,22 @@ def test_the_kl_weight_does_not_depend_on_lambda(seed: int, multiplier: float, o
     for value in (multiplier, other):
         score = (reward - value * cost) / (1 + value)
         close(combine(reward_part, cost_part, value) - score[:, None], -to_come)
+
+
+def test_center_takes_the_mean_over_a_prompts_responses_at_each_position() -> None:
+    """Prompt 0 has rows (1, 3) and (5,): position 0 has mean (1 + 5) / 2 = 3, position 1 only 3. Prompt 1 is alone."""
+    first = torch.tensor([[9.0, 1.0, 3.0], [9.0, 7.0, 9.0]])
+    second = torch.tensor([[9.0, 9.0, 5.0]])
+    masks = [torch.tensor([[False, True, True], [False, True, False]]), torch.tensor([[False, False, True]])]
+    groups = [torch.tensor([0, 1]), torch.tensor([0])]
+    got = center([first, second], masks, groups)
+    torch.testing.assert_close(got[0], torch.tensor([[0.0, -2.0, 0.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(got[1], torch.tensor([[0.0, 0.0, 2.0]]))
+
+
+def test_center_is_blind_to_what_a_critic_gets_wrong_about_a_prompt() -> None:
+    """Adding any number to all advantages of one prompt changes nothing."""
+    advantage = torch.tensor([[1.0, 2.0], [3.0, 5.0], [4.0, 4.0]])
+    mask, group = torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 0, 1])
+    shifted = advantage + torch.tensor([[10.0], [10.0], [-3.0]])
+    torch.testing.assert_close(center([advantage], [mask], [group])[0], center([shifted], [mask], [group])[0])

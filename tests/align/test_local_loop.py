@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poise.align.algorithms.ppo_lagrangian import PPOLagrangian
 from poise.align.engine.local import TRAINED, LocalLoop, LoopSettings
-from poise.align.engine.rollout import Rollout, ScoreScale, measure, roll_out
+from poise.align.engine.rollout import Responses, Rollout, ScoreScale, measure, roll_out
 from poise.align.multiplier import LogMultiplier
 from poise.errors import PoiseError
 from poise.models.trunk import Tokens, Trunk
@@ -24,6 +24,7 @@ PROMPTS = [(f"p-{i}", [1, 20 + i, 30, *range(40, 40 + i)]) for i in range(5)]
 SETTINGS = LoopSettings(
     steps=6,
     prompts_per_step=4,
+    responses_per_prompt=1,
     max_new_tokens=8,
     temperature=1.0,
     actor_learning_rate=1e-2,
@@ -32,6 +33,7 @@ SETTINGS = LoopSettings(
     rows_per_batch=3,
     ratio_clip=0.2,
     value_clip=5.0,
+    center_advantages=False,
     seed=3,
 )
 COLUMNS = {
@@ -63,8 +65,8 @@ Scores = Callable[[Tokens], Tensor]
 def use_scores(monkeypatch: pytest.MonkeyPatch, reward: Scores, cost: Scores) -> None:
     """Hand-made scores in place of those of the reward and the cost model."""
 
-    def measured(trunk: Trunk, tokens: Tokens, scale: ScoreScale, temperature: float) -> Rollout:
-        rollout = measure(trunk, tokens, scale, temperature)
+    def measured(trunk: Trunk, responses: Responses, scale: ScoreScale, temperature: float) -> Rollout:
+        rollout, tokens = measure(trunk, responses, scale, temperature), responses.tokens
         return rollout._replace(experience=rollout.experience._replace(reward=reward(tokens), cost=cost(tokens)))
 
     monkeypatch.setattr("poise.align.engine.local.measure", measured)
@@ -169,7 +171,8 @@ def count(liked: Tensor) -> Scores:
 
 def favourites(loop: LocalLoop, number: int) -> Tensor:
     """The tokens that the untrained actor writes most often."""
-    (tokens,) = roll_out(loop.trunk, PROMPTS * 20, seed=0, step=0, temperature=1.0, max_new_tokens=8, rows=1000)
+    (responses,) = roll_out(loop.trunk, PROMPTS * 20, seed=0, step=0, temperature=1.0, max_new_tokens=8, rows=1000)
+    tokens = responses.tokens
     return tokens.ids[tokens.response].bincount().topk(number).indices
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from poise.align.engine.rollout import ScoreScale, measure, roll_out, values_before, with_end
+from poise.align.engine.rollout import Responses, ScoreScale, measure, roll_out, values_before, with_end
 from poise.models.trunk import Tokens, Trunk, collate
 
 CPU = torch.device("cpu")
@@ -16,7 +16,13 @@ PROMPTS = [(f"p-{i}", [1, 20 + i, 30, *range(40, 40 + i)]) for i in range(5)]
 
 def rolled(trunk: Trunk, prompts: Any, *, step: int = 0, temperature: float = 1.0, rows: int = 1000) -> list[Tokens]:
     """A rollout of at most eight new tokens."""
-    return roll_out(trunk, prompts, seed=0, step=step, temperature=temperature, max_new_tokens=8, rows=rows)
+    out = roll_out(trunk, prompts, seed=0, step=step, temperature=temperature, max_new_tokens=8, rows=rows)
+    return [responses.tokens for responses in out]
+
+
+def alone(tokens: Tokens) -> Responses:
+    """Each response the only one to its prompt."""
+    return Responses(tokens, torch.arange(len(tokens.ids)))
 
 
 def texts(batches: list[Tokens]) -> list[tuple[list[int], int]]:
@@ -56,7 +62,7 @@ def test_log_probs_are_those_of_the_policy_that_acted(make_roles: Callable[[], T
     """At temperature 2 the sampled tokens have the probabilities of softmax(logits / 2)."""
     trunk = make_roles()
     (tokens,) = rolled(trunk, PROMPTS, temperature=2.0)
-    rollout = measure(trunk, tokens, ScoreScale(), 2.0)
+    rollout = measure(trunk, alone(tokens), ScoreScale(), 2.0)
     with torch.no_grad(), trunk.role("actor"):
         logits = trunk.model(input_ids=rollout.tokens.ids).logits
     every = torch.log_softmax(logits[:, :-1] / 2, -1).gather(-1, rollout.tokens.ids[:, 1:, None])[..., 0]
@@ -75,8 +81,8 @@ def test_with_end_appends_only_where_it_lacks() -> None:
 def test_a_cut_response_is_scored_as_if_it_ended_but_the_end_is_no_action(make_roles: Callable[[], Trunk]) -> None:
     trunk = make_roles()
     end = trunk.tokenizer.eos_token_id
-    cut = measure(trunk, collate([[5], [5, 6]], [[7, end], [8, 9]], CPU), ScoreScale())
-    ended = measure(trunk, collate([[5], [5, 6]], [[7, end], [8, 9, end]], CPU), ScoreScale())
+    cut = measure(trunk, alone(collate([[5], [5, 6]], [[7, end], [8, 9]], CPU)), ScoreScale())
+    ended = measure(trunk, alone(collate([[5], [5, 6]], [[7, end], [8, 9, end]], CPU)), ScoreScale())
     torch.testing.assert_close(cut.experience.reward, ended.experience.reward, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(cut.experience.cost, ended.experience.cost, atol=1e-6, rtol=1e-5)
     assert cut.experience.mask.sum(-1).tolist() == [2, 2] and ended.experience.mask.sum(-1).tolist() == [2, 3]
@@ -91,7 +97,7 @@ def test_measure_uses_scale_signs_and_critics(make_roles: Callable[[], Trunk]) -
     trunk = make_roles()
     end = trunk.tokenizer.eos_token_id
     tokens = collate([[5], [5, 6]], [[7, end], [8, 9, end]], CPU)
-    rollout = measure(trunk, tokens, ScoreScale(0.1, 2.0, 0.5))
+    rollout = measure(trunk, alone(tokens), ScoreScale(0.1, 2.0, 0.5))
     with torch.no_grad():
         lower = rollout.lower
         raw = [trunk.score(lower, tokens.length, role) for role in ("reward", "cost")]
@@ -103,3 +109,15 @@ def test_measure_uses_scale_signs_and_critics(make_roles: Callable[[], Trunk]) -
     torch.testing.assert_close(after[[0, 1], tokens.length - 1], raw[1])
     assert torch.equal(e.mask[:, :5], tokens.response) and not e.mask[:, 5:].any()
     assert torch.equal(values_before(trunk, torch.zeros(1, 3, 32), "cost_critic")[:, :1], torch.zeros(1, 1))
+
+
+def test_responses_to_one_prompt_share_a_group(make_roles: Callable[[], Trunk]) -> None:
+    trunk = make_roles()
+    prompts = [p for p in PROMPTS[:3] for _ in range(2)]
+    batches = roll_out(trunk, prompts, seed=0, step=0, temperature=1.0, max_new_tokens=8, rows=4)
+    seen: dict[int, list[list[int]]] = {}
+    for tokens, group in batches:
+        for i, number in enumerate(group.tolist()):
+            seen.setdefault(number, []).append(tokens.ids[i, : tokens.prompt_length[i]].tolist())
+    assert sorted(len(members) for members in seen.values()) == [2, 2, 2]
+    assert all(members[0] == members[1] for members in seen.values())

@@ -1,0 +1,55 @@
+"""The guard of a finished run beside TF-IDF with logistic regression, on the same rows and the same split.
+
+    poise run recipes/real-pairs.yaml --set sources.path=DIR
+    python benchmarks/guard_tfidf.py runs/real-pairs
+
+Prints AUROC of "unsafe" on the test prompts of each source: the guard's from its own `metrics.json`, the peer trained
+here on the train rows (word 1-2-grams of prompt and response, C = 1, as a plain user would set it up).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from poise.data import Corpus
+from poise.metrics import auroc
+from poise.pipeline.stages.common import final_judgements
+
+
+def main() -> None:
+    """Train the peer and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("run", type=Path, help="run folder with stages annotate and guard")
+    run = parser.parse_args().run
+    corpus = Corpus.read(next(run.glob("*-annotate")) / "corpus")
+    guard = {row["split"]: row for row in json.loads((next(run.glob("*-guard")) / "metrics.json").read_text())}
+    final = final_judgements(corpus)
+    judged = final["safe"] | final["label"]
+    rows = [r for r in corpus.qa if (j := judged.get(r.id)) is not None and j.value is not None]
+    unsafe = np.array(
+        [not (judged[r.id].value if judged[r.id].question == "safe" else judged[r.id].label().safe) for r in rows]
+    )
+    texts = [f"{r.prompt}\n{r.response}" for r in rows]
+    test = np.array([r.split == "test" for r in rows])
+    vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    x_train = vectors.fit_transform([t for t, held in zip(texts, test, strict=True) if not held])
+    x_test = vectors.transform([t for t, held in zip(texts, test, strict=True) if held])
+    model = LogisticRegression(max_iter=1000).fit(x_train, unsafe[~test])
+    score = model.predict_proba(x_test)[:, 1]
+    sources = np.array([r.provenance.source for r, held in zip(rows, test, strict=True) if held])
+    print(f"{'source':24s} {'n':>6s} {'guard':>7s} {'TF-IDF':>7s}")
+    for name in ["all", *sorted(set(sources))]:
+        chosen = np.ones(len(sources), bool) if name == "all" else sources == name
+        peer = auroc(score[chosen], unsafe[test][chosen])
+        ours = guard[name]["auroc"] if name in guard else None
+        print(f"{name:24s} {chosen.sum():6d} {ours if ours is None else round(ours, 3)!s:>7s} {peer:7.3f}")
+
+
+if __name__ == "__main__":
+    main()
