@@ -16,6 +16,10 @@ PRECEDENCE = ("logical-order", "poise-authors", "imported")
 """Raters whose judgement counts first; a model counts only where none of them judged."""
 
 
+PEOPLE = ("poise-authors", "imported", "import:*")
+"""Patterns of the raters that are people, or public sets that people labelled."""
+
+
 class Settings(BaseModel):
     """Base of stage settings: frozen, unknown keys refused."""
 

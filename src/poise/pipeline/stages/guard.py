@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from poise.pipeline.context import StageContext
-from poise.pipeline.stages.common import Settings, final_judgements, model_source, read_corpus
+from poise.pipeline.stages.common import PEOPLE, Settings, final_judgements, model_source, read_corpus
 
 
 class GuardSettings(Settings):
@@ -20,6 +20,7 @@ class GuardSettings(Settings):
     head_learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     category_weight: float = Field(1.0, ge=0)
+    people_only: bool = Field(False, description="only rows whose safe flag people gave; a model may have completed it")
     max_length: int = Field(128, ge=16, le=512)
 
 
@@ -33,7 +34,9 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
     corpus = read_corpus(ctx, "annotate")
     final = final_judgements(corpus)
     judged = final["safe"] | final["label"]
-    rows = [r for r in corpus.qa if (j := judged.get(r.id)) is not None and j.value is not None]
+    asked = final_judgements(corpus, PEOPLE) if settings.people_only else final
+    told = {item for q in ("safe", "label") for item, j in asked[q].items() if j.value is not None}
+    rows = [r for r in corpus.qa if r.id in told and (j := judged.get(r.id)) is not None and j.value is not None]
     train = [r for r in rows if r.split == "train"]
     test = [r for r in rows if r.split == "test"]
     if not train or not test:

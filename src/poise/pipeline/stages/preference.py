@@ -54,10 +54,10 @@ def run(ctx: StageContext, settings: PreferenceSettings) -> dict[str, Any]:
     save_state(ctx.path("roles.safetensors"), {role: trunk.state_of(role) for role in ROLES})
     template = {"system": settings.system, "adapted_layers": settings.adapted_layers, "rank": settings.rank}
     ctx.write_json("template.json", {**template, "max_prompt_tokens": settings.max_prompt_tokens})
-    _write_scale(ctx, trunk, data["train"])
+    spread = _write_scale(ctx, trunk, data["train"])
     with ctx.progress(len(data["test"].examples), unit="responses", what="testing reward and cost") as bar:
         scores = {r: s.double().numpy() for r, s in score_examples(trunk, data["test"], on_rows=bar.update).items()}
-    metrics = _metrics(data["test"], scores, history, ctx.seed)
+    metrics = _metrics(data["test"], scores, history, spread, ctx.seed)
     ctx.write_json("metrics.json", metrics)
     summary = {
         "reward_pair_accuracy": metrics["reward"]["pair_accuracy"]["mean"],
@@ -77,7 +77,6 @@ def _data(ctx: StageContext, settings: PreferenceSettings, trunk: Any) -> dict[s
 
     corpus = read_corpus(ctx, "annotate")
     final = final_judgements(corpus, settings.raters)
-    final["label"] = final_judgements(corpus)["label"]
     judged = final["better"].keys() | final["safer"].keys()
     pairs = [p for p in corpus.pairs if p.id in judged]
     prompts = sorted({p.prompt_id for p in pairs}, key=lambda p: uniform_seed(ctx.seed, p, "preference"))
@@ -98,8 +97,12 @@ def _data(ctx: StageContext, settings: PreferenceSettings, trunk: Any) -> dict[s
     return data
 
 
-def _write_scale(ctx: StageContext, trunk: Any, train: Any) -> None:
-    """Mean and spread of both scores on some 400 training responses, and the costs of the safe ones in that unit."""
+def _write_scale(ctx: StageContext, trunk: Any, train: Any) -> float:
+    """Mean and spread of both scores on some 400 training responses, and the costs of the safe ones in that unit.
+
+    Returns:
+        The spread of the cost: the unit of every cost from here on.
+    """
     from poise.preference.pairs import PreferenceData
     from poise.preference.training import score_examples
 
@@ -113,9 +116,10 @@ def _write_scale(ctx: StageContext, trunk: Any, train: Any) -> None:
     safe = np.array([e.unsafe is False for e in some.examples])
     ctx.write_json("scale.json", scale)
     ctx.write_json("safe_costs.json", sorted((scores["cost"][safe] / scale["cost_std"]).tolist()))
+    return float(scale["cost_std"])
 
 
-def _metrics(data: Any, scores: Any, history: Any, seed: int) -> dict[str, Any]:
+def _metrics(data: Any, scores: Any, history: Any, spread: float, seed: int) -> dict[str, Any]:
     """Accuracies with 95 % bootstrap intervals, and what the report plots."""
     from poise.metrics import auroc, bootstrap_mean
     from poise.preference.diagnostics import diagnose
@@ -136,7 +140,7 @@ def _metrics(data: Any, scores: Any, history: Any, seed: int) -> dict[str, Any]:
             "by_rung": {name: bootstrap_mean(hits, seed)._asdict() for name, hits in d.by_rung.items()},
             "n": len(d.cost_pairs),
             "losses": history["cost"],
-            "scores_safe": scores["cost"][known & ~unsafe].tolist(),
-            "scores_unsafe": scores["cost"][known & unsafe].tolist(),
+            "scores_safe": (scores["cost"][known & ~unsafe] / spread).tolist(),
+            "scores_unsafe": (scores["cost"][known & unsafe] / spread).tolist(),
         },
     }
