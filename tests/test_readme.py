@@ -34,6 +34,7 @@ def shell_lines(text: str) -> list[str]:
 COMMANDS = sorted({line for page in PAGES for line in shell_lines((ROOT / page).read_text(encoding="utf-8"))})
 POISE = [line for line in COMMANDS if line.startswith("poise ")]
 MAKE = [line for line in COMMANDS if line.startswith("make ")]
+SCRIPTS = [line for line in COMMANDS if line.startswith("python benchmarks/")]
 
 
 def parse(words: list[str]) -> list[str]:
@@ -63,7 +64,7 @@ def table(title: str) -> list[list[str]]:
 
 def test_every_command_is_of_a_known_kind() -> None:
     assert len(POISE) >= 7 and len(MAKE) >= 3
-    assert set(COMMANDS) == {*POISE, *MAKE}
+    assert set(COMMANDS) == {*POISE, *MAKE, *SCRIPTS}
 
 
 @pytest.mark.parametrize("line", MAKE)
@@ -71,6 +72,13 @@ def test_make_targets_exist(line: str) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     words = shlex.split(line, comments=True)[1:]
     assert words and set(words) <= set(targets)
+
+
+@pytest.mark.parametrize("line", SCRIPTS)
+def test_benchmarks_exist_and_know_their_options(line: str) -> None:
+    words = shlex.split(line)
+    text = (ROOT / words[1]).read_text(encoding="utf-8")
+    assert all(f'"{word}"' in text for word in words if word.startswith("--"))
 
 
 @pytest.mark.parametrize("line", POISE)
