@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from poise.pipeline.context import StageContext
-from poise.pipeline.stages.common import PRECEDENCE, Settings, model_source, read_corpus, write_corpus
+from poise.pipeline.stages.common import PRECEDENCE, Settings, final_judgements, model_source, read_corpus, write_corpus
 
 
 class AnnotateSettings(Settings):
@@ -22,7 +22,7 @@ def run(ctx: StageContext, settings: AnnotateSettings) -> dict[str, Any]:
     rater = StarterRater(model_source(ctx, "encoder"))
     with ctx.progress(len(corpus.qa), unit="responses", what="labelling") as bar:
         scores = dict(zip((row.id for row in corpus.qa), rater.score(corpus.qa, bar.update), strict=True))
-    flags = latest(corpus.judgements, "safe", PRECEDENCE)
+    flags = final_judgements(corpus)["safe"]
     known = {item: j.value for item, j in flags.items() if j.value is not None}
     undecided = {item for item, j in flags.items() if j.value is None}
     new: list[Judgement] = [

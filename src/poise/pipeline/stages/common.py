@@ -27,8 +27,16 @@ class Settings(BaseModel):
 
 
 def final_judgements(corpus: Corpus, raters: tuple[str, ...] = ("*",)) -> dict[str, dict[str, Judgement]]:
-    """question -> item -> the judgement that counts, among raters whose id fits one of the patterns."""
-    fitting = [j for j in corpus.judgements if any(fnmatch(j.rater, pattern) for pattern in raters)]
+    """question -> item -> the judgement that counts, among raters whose id fits one of the patterns.
+
+    Of imported safe flags only their majority counts (rater "imported"): a tie among them stays unjudged.
+    """
+    fitting = [
+        j
+        for j in corpus.judgements
+        if any(fnmatch(j.rater, pattern) for pattern in raters)
+        and not (j.question == "safe" and j.rater.startswith("import:"))
+    ]
     return {q: latest(fitting, q, PRECEDENCE) for q in ("label", "safe", "better", "safer", "single")}
 
 
