@@ -54,7 +54,7 @@ class AlignSettings(Settings):
 
 
 def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
-    """Write `actor.safetensors`, `history.json` and `settings.json`; continues from the last checkpoint."""
+    """Write `actor.safetensors`, `history.json` and `threshold.json`; continues from the last checkpoint."""
     import json
 
     from poise.align.algorithms.ppo_lagrangian import PPOLagrangian
@@ -85,21 +85,7 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
         PPOLagrangian(kl=s.kl, lam=s.gae_lambda),
         LogMultiplier(threshold=threshold, **constraint),
         ScoreScale(**json.loads((preference / "scale.json").read_text())),
-        LoopSettings(
-            steps=s.steps,
-            prompts_per_step=s.prompts_per_step,
-            responses_per_prompt=s.responses_per_prompt,
-            max_new_tokens=s.max_new_tokens,
-            temperature=s.temperature,
-            actor_learning_rate=s.actor_learning_rate,
-            critic_learning_rate=s.critic_learning_rate,
-            updates_per_rollout=s.updates_per_rollout,
-            rows_per_batch=s.rows_per_batch,
-            ratio_clip=s.ratio_clip,
-            value_clip=s.value_clip,
-            center_advantages=s.center_advantages,
-            seed=ctx.seed,
-        ),
+        LoopSettings(**{name: getattr(s, name) for name in LoopSettings._fields if name != "seed"}, seed=ctx.seed),
     )
     with ctx.progress(s.steps, unit="steps", what="aligning") as bar:
 
