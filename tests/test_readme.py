@@ -88,6 +88,8 @@ def test_poise_commands_are_true(line: str, monkeypatch: pytest.MonkeyPatch, tmp
     words = shlex.split(line, comments=True)[1:]
     verb = parse(words)
     assert all(Path(word).is_file() for word in words if word.endswith(".yaml"))
+    if "DIR" in line:
+        return  # the reader's own folder: parsed, but there is nothing to run it on
     if verb == ["run"]:
         assert main([*words, "--dry-run", "--out", str(tmp_path / "run")]) == 0
         assert list(tmp_path.iterdir()) == []

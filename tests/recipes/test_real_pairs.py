@@ -12,7 +12,7 @@ import pytest
 
 from poise.cli.main import main
 from poise.data import Corpus
-from poise.pipeline import load_recipe, run
+from poise.pipeline import load_recipe, plan, run
 from poise.pipeline.stages import STAGES
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "real-pairs.yaml"
@@ -102,6 +102,20 @@ def test_the_loop_runs_on_rows_people_labelled(
     assert preference["reward"]["n"] == test.count("pandalm_human")
     assert 0 < preference["cost"]["n"] <= test.count("pku_saferlhf_pairs")
     assert (folder["report"] / "report.html").is_file()
+
+    assert [p.action for p in plan(recipe, STAGES, tmp_path / "run")] == ["skip"] * 8
+    file = data / "saferlhf_qa4k" / "saferlhf_qa4k.jsonl.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b"think", b"feel")))
+    changed = plan(recipe, STAGES, tmp_path / "run")[0]
+    assert (changed.action, changed.why) == ("run", "input file saferlhf_qa4k/saferlhf_qa4k.jsonl.gz changed")
+
+
+def test_a_set_without_a_usable_row_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "saferlhf_qa4k").mkdir()
+    (tmp_path / "saferlhf_qa4k" / "saferlhf_qa4k.jsonl").write_text("")
+    settings = ["--set", f"sources.path={tmp_path}", "--set", "sources.names=[saferlhf_qa4k]"]
+    assert main(["run", str(RECIPE), "--out", str(tmp_path / "run"), *settings]) == 2
+    assert "no usable row" in capsys.readouterr().err
 
 
 def test_absent_data_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ class Stage:
         name: section of the recipe and end of the folder's name.
         settings: pydantic model, frozen, `extra="forbid"`, a default for every field.
         needs: earlier stages whose folders it reads, where the recipe has them.
+        reads: files outside the run that it reads, by name; a change in them makes it run again.
         run: does the work in `context.dir` and returns the summary for the manifest (JSON values).
     """
 
@@ -39,6 +40,7 @@ class Stage:
     settings: type[BaseModel]
     needs: tuple[str, ...]
     run: Callable[[StageContext, Any], dict[str, Any]]
+    reads: Callable[[Any, Path], Mapping[str, Path]] = lambda settings, recipe_dir: {}
 
 
 @dataclass(frozen=True)

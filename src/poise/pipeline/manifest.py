@@ -29,7 +29,8 @@ class Output(BaseModel):
 class Manifest(BaseModel):
     """Everything known about one finished stage.
 
-    `inputs` maps each stage read to the `outputs_sha256` of what was read. `outputs_sha256` covers the output files
+    `inputs` maps each stage read to the `outputs_sha256` of what was read, and "file <name>" to the SHA-256 of a file
+    outside the run. `outputs_sha256` covers the output files
     and no time. `seconds` and `peak_memory_mb` (MiB) belong to the attempt that finished the stage; `continued` says
     that earlier, interrupted attempts did some of its parts.
     """

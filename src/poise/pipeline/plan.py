@@ -11,6 +11,7 @@ from typing import Any, Literal
 import poise
 from poise.errors import PoiseError
 from poise.pipeline.context import FINGERPRINT, MANIFEST, Stage
+from poise.pipeline.files import sha256_file
 from poise.pipeline.manifest import Manifest, damage, fingerprint, read_manifest
 from poise.pipeline.recipe import Recipe
 
@@ -25,7 +26,7 @@ class PlannedStage:
         name: the stage.
         folder: its finished folder, `<out>/<NN>-<stage>`.
         partial: its working folder, `<out>/.<NN>-<stage>.partial`.
-        inputs: stage -> `outputs_sha256` of what it reads.
+        inputs: stage -> `outputs_sha256` of what it reads, and "file <name>" -> SHA-256 of files outside the run.
         fingerprint: of all that decides its outputs.
         action: "unsure" (in a plan only) means that an input runs again and may come out the same.
         why: one phrase for people.
@@ -97,6 +98,8 @@ def decide(recipe: Recipe, stage: Stage, out: Path, inputs: dict[str, str], *, v
         verify: compare the SHA-256 of finished outputs, not just their sizes.
     """
     settings = recipe.settings[stage.name].model_dump(mode="json")
+    outside = stage.reads(recipe.settings[stage.name], recipe.path.parent)
+    inputs = inputs | {f"file {name}": sha256_file(path) for name, path in outside.items()}
     print_ = fingerprint(stage=stage.name, settings=settings, seed=recipe.seed, models=recipe.models, inputs=inputs)
     folder, partial = folders(recipe, out, stage.name)
     manifest = read_manifest(folder)

@@ -148,7 +148,7 @@ def _work(
         recipe_name=recipe.name,
         recipe_dir=recipe.path.parent,
         needs=stage.needs,
-        inputs={need: done[need].folder for need in planned.inputs},
+        inputs={need: done[need].folder for need in planned.inputs if need in done},
         journal=journal,
     )
     settings = recipe.settings[stage.name]

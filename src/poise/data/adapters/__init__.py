@@ -74,6 +74,15 @@ def read(name: str, path: Path | None = None) -> Corpus:
     Raises:
         PoiseError: unknown name, no such file, or the file is not in the expected format.
     """
+    files = source_files(name, path)
+    out = Builder(name, SOURCES[name].licence)
+    for file in files:
+        out.take(_lines(file), SOURCES[name].adapt)
+    return out.corpus()
+
+
+def source_files(name: str, path: Path | None = None) -> list[Path]:
+    """The files that `read` would read; arguments and errors as there."""
     if name not in SOURCES:
         near = get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
         raise PoiseError(f"no adapter for data set {name!r}", do=f"did you mean {near!r}?")
@@ -81,13 +90,6 @@ def read(name: str, path: Path | None = None) -> Corpus:
         if not os.environ.get("POISE_DATA"):
             raise PoiseError("no data folder given", where=name, do="give a path or set POISE_DATA to the folder")
         path = Path(os.environ["POISE_DATA"])
-    out = Builder(name, SOURCES[name].licence)
-    for file in _files(name, path):
-        out.take(_lines(file), SOURCES[name].adapt)
-    return out.corpus()
-
-
-def _files(name: str, path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     for file in (path / name / f"{name}.jsonl.gz", path / name / f"{name}.jsonl", path / f"{name}.jsonl"):

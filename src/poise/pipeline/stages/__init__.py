@@ -17,7 +17,7 @@ from poise.pipeline.stages import (
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("sources", sources.SourceSettings, (), sources.run),
+        Stage("sources", sources.SourceSettings, (), sources.run, sources.reads),
         Stage("prompts", prompts.PromptSettings, (), prompts.run),
         Stage("responses", responses.ResponseSettings, ("prompts",), responses.run),
         Stage("annotate", annotate.AnnotateSettings, ("sources", "responses"), annotate.run),

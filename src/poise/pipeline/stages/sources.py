@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -18,6 +19,36 @@ class SourceSettings(Settings):
     test_share: float = Field(0.2, gt=0, lt=1)
 
 
+def reads(settings: SourceSettings, recipe_dir: Path) -> dict[str, Path]:
+    """The files of all sets, so that a change in one makes the stage run again.
+
+    Raises:
+        PoiseError: no set is named, or the folder or a file is not there.
+    """
+    from poise.data.adapters import source_files
+    from poise.errors import PoiseError
+
+    if not settings.names:
+        raise PoiseError("names no data set", where="sources.names", do="list adapter names, such as beavertails_test")
+    folder = _folder(settings, recipe_dir)
+    files = {name: source_files(name, folder) for name in settings.names}
+    return {f"{name}/{path.name}": path for name, paths in files.items() for path in paths}
+
+
+def _folder(settings: SourceSettings, recipe_dir: Path) -> Path | None:
+    """Where the sets are, or None to ask the environment."""
+    from poise.errors import PoiseError
+
+    folder = (recipe_dir / settings.path).resolve() if settings.path else None
+    if folder is not None and not folder.is_dir():
+        raise PoiseError(
+            "no such folder of data sets",
+            where=str(folder),
+            do="set sources.path to the folder that holds <name>/<name>.jsonl.gz (--set sources.path=DIR)",
+        )
+    return folder
+
+
 def run(ctx: StageContext, settings: SourceSettings) -> dict[str, Any]:
     """Write `corpus/`: all sets merged, split by prompt cluster, a safe flag by majority where a text has several."""
     from poise.annotate.aggregate import majority_safe
@@ -25,17 +56,12 @@ def run(ctx: StageContext, settings: SourceSettings) -> dict[str, Any]:
     from poise.data.adapters import read
     from poise.errors import PoiseError
 
-    if not settings.names:
-        raise PoiseError("names no data set", where="sources.names", do="list adapter names, such as beavertails_test")
-    folder = (ctx.recipe_dir / settings.path).resolve() if settings.path else None
-    if folder is not None and not folder.is_dir():
-        raise PoiseError(
-            "no such folder of data sets",
-            where=str(folder),
-            do="set sources.path to the folder that holds <name>/<name>.jsonl.gz (--set sources.path=DIR)",
-        )
+    folder = _folder(settings, ctx.recipe_dir)
     corpora = {name: read(name, folder) for name in ctx.progress(list(settings.names), unit="sets", what="reading")}
     corpus = merge(corpora.values())
+    if not corpus.qa:
+        where = ", ".join(settings.names)
+        raise PoiseError(f"no usable row; dropped {counts_by(corpus.dropped)}", where=where, do="check the files")
     corpus = with_splits(corpus, split_by_prompt(corpus.prompts, settings.test_share, ctx.seed))
     voted, rater, tied = majority_safe(corpus.judgements)
     corpus.judgements += voted
