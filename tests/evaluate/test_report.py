@@ -251,7 +251,7 @@ def test_a_mark_needs_an_interval_without_zero() -> None:
 
 def test_the_page_shows_the_marks_and_the_numbers(page: str) -> None:
     assert "−0.355 [−0.455, −0.255]" in page and "0.470 → 0.115" in page
-    assert page.count("▲ better") == 2 and page.count("▼ worse") == 2 and page.count("○ no clear change") == 2
+    assert page.count("▲ better") == 2 and page.count("▼ worse") == 2 and page.count("○ unclear") == 2
     assert "policy.lr</th><td>1e-05" in page
     assert "<b>S6</b> Violence" in page
     assert "expected calibration error 0." in page
