@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from poise.data import Corpus
 from poise.metrics import auroc
-from poise.pipeline.stages.common import final_judgements
+from poise.pipeline.stages.common import PEOPLE, final_judgements
 
 
 def main() -> None:
@@ -28,10 +28,13 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder with stages annotate and guard")
     run = parser.parse_args().run
     corpus = Corpus.read(next(run.glob("*-annotate")) / "corpus")
-    guard = {row["split"]: row for row in json.loads((next(run.glob("*-guard")) / "metrics.json").read_text())}
+    table = json.loads((next(run.glob("*-guard")) / "metrics.json").read_text())
+    guard = {row["split"]: row for row in table if row["name"] == "guard"}
     final = final_judgements(corpus)
     judged = final["safe"] | final["label"]
-    rows = [r for r in corpus.qa if (j := judged.get(r.id)) is not None and j.value is not None]
+    asked = final_judgements(corpus, PEOPLE)
+    told = {item for q in ("safe", "label") for item, j in asked[q].items() if j.value is not None}
+    rows = [r for r in corpus.qa if r.id in told and (j := judged.get(r.id)) is not None and j.value is not None]
     unsafe = np.array(
         [not (judged[r.id].value if judged[r.id].question == "safe" else judged[r.id].label().safe) for r in rows]
     )
