@@ -70,11 +70,10 @@ def train_preference(
 ) -> dict[str, list[float]]:
     """Train both adapters in place; returns the losses of each step by role (NaN for a step without such pairs)."""
     plan = shuffled_batches(data, settings.prompts_per_step, settings.epochs, settings.seed)
-    optimizers = {}
-    for role in ROLES:
-        for parameter in trunk.parameters_of(role):
-            parameter.requires_grad_(True)
-        optimizers[role] = torch.optim.AdamW(trunk.parameters_of(role), lr=settings.learning_rate, weight_decay=0.0)
+    optimizers = {
+        role: torch.optim.AdamW(trunk.parameters_of(role), lr=settings.learning_rate, weight_decay=0.0)
+        for role in ROLES
+    }
     history = _resume(checkpoint, trunk, optimizers)
     for step in range(len(history["reward"]), len(plan)):
         pairs = [data.pairs[i] for i in plan[step]]
@@ -98,9 +97,6 @@ def train_preference(
             state = {role: trunk.state_of(role) for role in ROLES}
             moments = {role: optimizer_state(optimizers[role]) for role in ROLES}
             save_state(checkpoint, {"roles": state, "optimizers": moments, "history": history})
-    for role in ROLES:
-        for parameter in trunk.parameters_of(role):
-            parameter.requires_grad_(False)
     return history
 
 

@@ -64,11 +64,6 @@ def model_source(ctx: StageContext, role: str) -> str | Path:
     return resolve(name)
 
 
-def upper_layers(layers: int, wanted: int) -> int:
-    """Index of the first adapted layer when `wanted` upper layers carry adapters; 0 adapts all."""
-    return max(0, layers - wanted) if wanted else 0
-
-
 def build_trunk(
     ctx: StageContext, adapted_layers: int, rank: int, roles: tuple[str, ...], heads: tuple[str, ...]
 ) -> Any:
@@ -83,7 +78,7 @@ def build_trunk(
         source,
         roles=roles,
         scalar_roles=heads,
-        shared_layers=upper_layers(layers, adapted_layers),
+        shared_layers=max(0, layers - adapted_layers),
         rank=rank,
         seed=ctx.seed,
     )
