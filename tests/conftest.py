@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,3 +135,24 @@ def _seed_texts() -> list[str]:
     from poise.data import load_seeds
 
     return [prompt.prompt for prompt in load_seeds().prompts]
+
+
+sys.path.insert(0, str(Path(__file__).parent / "pipeline"))  # toy_stages, for tests of pipeline and cli
+
+TOY_RECIPE = """\
+name: toy
+seed: 7
+numbers:
+  count: 4
+total: {}
+report: {}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    """A recipe over the toy stages, alone in its folder."""
+    path = tmp_path / "recipe" / "toy.yaml"
+    path.parent.mkdir()
+    path.write_text(TOY_RECIPE, encoding="utf-8")
+    return path
