@@ -178,6 +178,8 @@ def test_pick_follows_the_distribution(weights: list[float], top_p: float) -> No
     expected = p * kept / (p * kept).sum()
     grid = ((torch.arange(n) + 0.5) / n).tolist()
     share = torch.bincount(torch.tensor(picked(p.tolist(), grid, top_p=top_p)), minlength=len(p)) / n
-    if clear:
+    if clear and bool((p.sort().values.diff() > 1e-6).all()):
         assert (share[kept == 0] == 0).all()
         torch.testing.assert_close(share.double(), expected, atol=3 / n, rtol=0)
+    elif clear:  # of equally likely tokens at the edge, either may be kept
+        torch.testing.assert_close(share.double().sort().values, expected.sort().values, atol=3 / n, rtol=0)
