@@ -1,0 +1,145 @@
+"""Limits on a clock of our own: no waiting, exact times."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import pytest
+
+from poise.llm.exchange import EndpointError, FaultKind
+from poise.llm.limits import BREAK_AFTER, SAFETY, Lane, Limits
+
+
+class Client:
+    alias = "lane"
+
+    async def send(self, request: object, shape: str = "text") -> object: ...
+    async def close(self) -> None: ...
+
+
+def lane(**limits: float) -> Lane:
+    return Lane(Client(), Limits(**limits))  # type: ignore[arg-type]
+
+
+def fault(kind: FaultKind, retry_after: float | None = None) -> EndpointError:
+    return EndpointError(kind, "as tested", retry_after_s=retry_after)
+
+
+def storm(
+    lane: Lane, allowed: int, window: float, seconds: float, *, sliding: bool, retry_after: bool
+) -> tuple[list[float], int]:
+    """A client that sends whenever the lane lets it, to a server that allows so many requests in a window.
+
+    Replies take 20 ms. Returns the times of refusals and the number of answers.
+    """
+    accepted: deque[float] = deque()
+    pending: list[tuple[float, EndpointError | None]] = []
+    refused: list[float] = []
+    now, answered = 0.0, 0
+    while now < seconds:
+        for at, error in [entry for entry in pending if entry[0] <= now]:
+            pending.remove((at, error))
+            if error is None:
+                lane.succeed(now)
+                answered += 1
+            else:
+                lane.fail(error, now)
+        while lane.ready_at(10, now) <= now:
+            lane.start(10, now)
+            start = now - window if sliding else math.floor(now / window) * window
+            while accepted and (accepted[0] <= start if sliding else accepted[0] < start):
+                accepted.popleft()
+            if len(accepted) < allowed:
+                accepted.append(now)
+                pending.append((now + 0.02, None))
+            else:
+                refused.append(now)
+                wait = accepted[0] - start if sliding else start + window - now
+                pending.append((now + 0.02, fault("rate-limited", wait if retry_after else None)))
+        now = round(now + 0.001, 6)
+    return refused, answered
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+@pytest.mark.parametrize(("allowed", "window"), [(50, 1.0), (300, 10.0)])
+def test_after_the_first_refusal_none_is_over_the_limit(allowed: int, window: float, sliding: bool) -> None:
+    """The burst that meets the limit teaches it; from then on nothing is refused and 90 % of it is used."""
+    tested = lane(max_concurrency=64)
+    refused, answered = storm(tested, allowed, window, 20 * window, sliding=sliding, retry_after=True)
+    assert refused and max(refused) - min(refused) <= 0.03  # those in flight at the first refusal
+    assert answered >= 0.9 * allowed * 20
+
+
+def test_a_stated_rate_is_never_exceeded() -> None:
+    refused, answered = storm(lane(requests_per_minute=600), 600, 60.0, 120.0, sliding=True, retry_after=True)
+    assert refused == [] and answered >= 0.9 * 1200
+
+
+def test_without_a_hint_the_rate_is_found_from_both_sides() -> None:
+    refused, answered = storm(lane(max_concurrency=64), 50, 1.0, 60.0, sliding=True, retry_after=False)
+    assert answered >= 0.5 * 50 * 60 and len(refused) < 0.2 * answered
+
+
+def test_concurrency_adds_one_a_round_and_shrinks_by_a_quarter() -> None:
+    tested = lane(max_concurrency=64)
+    assert tested.concurrency == 8
+    for _ in range(8):  # 8 + 1/8 + 1/8.125 + ... is nearly 9
+        tested.start(1, 0.0)
+        tested.succeed(0.0)
+    assert 8.9 < tested.concurrency < 9.0
+    tested.start(1, 0.0)
+    tested.fail(fault("overloaded", 1.0), 0.0)
+    assert tested.concurrency == pytest.approx(0.75 * 8.94, abs=0.1)
+    for _ in range(100):
+        tested.start(1, 0.0)
+        tested.fail(fault("overloaded", 1.0), 0.0)
+    assert tested.concurrency == 1.0
+
+
+def test_retry_after_pauses_the_whole_lane() -> None:
+    tested = lane()
+    tested.start(1, 0.0)
+    tested.fail(fault("rate-limited", 7.0), 1.0)
+    assert tested.ready_at(1, 1.0) == pytest.approx(8.0)
+
+
+def test_the_breaker_opens_probes_and_closes() -> None:
+    tested = lane()
+    for _ in range(BREAK_AFTER):
+        assert tested.ready_at(1, 0.0) <= 0.0
+        tested.start(1, 0.0)
+        tested.fail(fault("connection"), 0.0)
+    assert tested.ready_at(1, 0.0) == 1.0  # open for a second
+    tested.start(1, 1.0)
+    assert tested.ready_at(1, 1.0) == math.inf  # one probe at a time
+    tested.fail(fault("connection"), 1.0)
+    assert tested.ready_at(1, 1.0) == 3.0  # twice as long
+    tested.start(1, 3.0)
+    tested.succeed(3.0)
+    tested.start(1, 3.0)
+    assert tested.ready_at(1, 3.0) <= 3.0  # closed
+
+
+def test_tokens_a_minute() -> None:
+    """600 a minute are 10 a second: after 600 tokens, 100 more are there in 10 seconds."""
+    tested = lane(tokens_per_minute=600)
+    tested.start(600, 100.0)
+    assert tested.ready_at(100, 100.0) == pytest.approx(110.0)
+    assert tested.ready_at(10**9, 100.0) == pytest.approx(160.0)  # more than a minute's worth waits for a full minute
+
+
+def test_requests_a_minute_are_spaced() -> None:
+    tested = lane(requests_per_minute=60)
+    tested.start(1, 0.0)
+    tested.start(1, 0.0)  # one that came late may be made up for
+    assert tested.ready_at(1, 0.0) == pytest.approx(1 / SAFETY)
+
+
+def test_a_full_lane_waits_for_a_reply() -> None:
+    tested = lane(max_concurrency=2)
+    tested.start(1, 0.0)
+    tested.start(1, 0.0)
+    assert tested.ready_at(1, 0.0) == math.inf
+    tested.succeed(0.0)
+    assert tested.ready_at(1, 0.0) <= 0.0
