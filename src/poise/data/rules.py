@@ -1,158 +1,256 @@
-"""The named rules of a release row, each a small check over one row.
+"""The named rules of a row, each a check over a whole batch of rows at once.
 
-Rows are mappings with the columns of `poise.data.columns`. No reason quotes a text.
+A rule gets a `View` of a batch with the columns of `poise.data.columns.TABLES` and gives a boolean mask of the rows
+that break it. What a row does not tell (null) breaks no rule, except in a release, where `field-type` asks for it. No
+reason quotes a text.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from poise.data.columns import HARM_CATEGORY, OPTIONAL, SCHEMAS, response_hash
-from poise.data.corpus import canonical_json
+from poise.data.columns import OPTIONAL, RESPONSES, SCHEMAS, hash_column, label_columns, prompt_column, response_hash
 from poise.harm import CATEGORIES
+from poise.harm.taxonomy import load_taxonomy, taxonomy_names
 
-RowDict = Mapping[str, Any]
+Mask = NDArray[np.bool_]
+Level = Literal["error", "warning"]
 
-RULES: dict[str, str] = {
-    "field-type": "every column is there and has its type",
-    "encoding": "no text holds a lone surrogate",
-    "empty-text": "no prompt and no response is blank",
-    "id-range": "response ids are 0 or 1, severity is 0..3",
-    "unknown-category": "every harm category is one of the 19 public names",
-    "safe-severity-category": "safe <=> severity 0 <=> no category",
-    "logical-order": "if exactly one response of a pair is safe, it is the safer one",
-    "response-hash": "the hash is the SHA-256 of prompt + response",
-    "duplicate-row": "no row comes twice in a config; the two responses of a pair may stand in either order",
-    "split-leak": "no test prompt is a near-duplicate of a train prompt",
+
+class Rule(NamedTuple):
+    """What a rule demands, and whether breaking it makes data invalid or is only worth knowing."""
+
+    demands: str
+    level: Level = "error"
+
+
+RULES: dict[str, Rule] = {
+    "field-type": Rule("every column is there, has its type, and in a release a value"),
+    "encoding": Rule("every text is valid UTF-8"),
+    "empty-text": Rule("no prompt and no response is blank"),
+    "id-range": Rule("response ids are 0 or 1, severity is 0..3"),
+    "unknown-category": Rule("every harm category belongs to its taxonomy"),
+    "safe-severity-category": Rule("safe <=> severity 0 <=> no category"),
+    "logical-order": Rule("if exactly one response of a pair is safe, it is the safer one"),
+    "response-hash": Rule("the hash is the SHA-256 of prompt + response"),
+    "duplicate-row": Rule("no row comes twice in a unit; the two responses of a pair may stand in either order"),
+    "split-leak": Rule("no test prompt is a near-duplicate of a train prompt"),
+    "manifest": Rule("every file is the one that the manifest names"),
+    "label-conflict": Rule("one response has one safe flag and one severity wherever it stands", "warning"),
 }
-"""Rule name -> what it demands. `field-type` comes first: a row that breaks it is not asked further."""
-
-_NAMES = frozenset(category.value for category in CATEGORIES)
+"""Rule name -> what it demands."""
 
 
-def violations(row: RowDict, config: str, seen: set[bytes]) -> list[tuple[str, str]]:
-    """All (rule, reason) of one row; `seen` collects the keys of rows so far and finds duplicates."""
-    found = [("field-type", reason) for reason in _field_type(row, config)]
-    found += [("encoding", reason) for reason in _encoding(row)]
-    if found:
+class View:
+    """A batch with what several rules need, computed once.
+
+    Args:
+        batch: N rows with the columns of `TABLES[unit]`.
+        strict: hold rows to what a release needs.
+    """
+
+    def __init__(self, unit: str, batch: pa.RecordBatch, strict: bool = False) -> None:
+        self.unit, self.batch, self.strict = unit, batch, strict
+        self.nothing: Mask = np.zeros(batch.num_rows, dtype=np.bool_)
+
+    def column(self, name: str) -> pa.Array:
+        """One column."""
+        return self.batch.column(name)
+
+    def flag(self, name: str) -> tuple[Mask, Mask]:
+        """(true, known) of a boolean column."""
+        column = self.column(name)
+        return _numpy(pc.fill_null(column, False)), ~_numpy(column.is_null())
+
+    def number(self, name: str) -> tuple[NDArray[np.int64], Mask]:
+        """(value, known) of an integer column; unknown values read 0."""
+        column = self.column(name)
+        return pc.fill_null(column, 0).to_numpy(zero_copy_only=False), ~_numpy(column.is_null())
+
+    @cached_property
+    def hashes(self) -> dict[str, list[str]]:
+        """Response column -> the hash that each row should have."""
+        prompts = self.column(prompt_column(self.unit) or "").to_pylist()
+        turns, images = self.column("turns"), self.column("image")
+        plain = turns.null_count == len(turns) and images.null_count == len(images)
+        found = {}
+        for response in RESPONSES[self.unit]:
+            texts = self.column(response).to_pylist()
+            if plain:
+                found[response] = [
+                    hashlib.sha256(f"{p or ''}{t or ''}".encode()).hexdigest()
+                    for p, t in zip(prompts, texts, strict=True)
+                ]
+            else:
+                said = ([(t["role"], t["content"]) for t in turn or ()] for turn in turns.to_pylist())
+                found[response] = [
+                    response_hash(p or "", t or "", before, image)
+                    for p, t, before, image in zip(prompts, texts, said, images.to_pylist(), strict=True)
+                ]
         return found
-    answers = _answers(row, config)
-    for rule, check in _CHECKS.items():
-        found += [(rule, reason) for reason in check(row, answers)]
-    key = _row_key(row, config)
-    if key in seen:
-        found.append(("duplicate-row", "the same row came before"))
-    seen.add(key)
-    return found
+
+    @cached_property
+    def labels(self) -> list[_Labels]:
+        """What is known of the harm of each response; empty where the unit has no labels."""
+        return [_Labels.of(self, response) for response in RESPONSES[self.unit] if label_columns(self.unit, response)]
 
 
-class _Answer(NamedTuple):
-    """One response of a row; the label fields are None where the config has none."""
+class _Labels(NamedTuple):
+    """Three facts about one response of N rows, each with a mask of where it is known.
 
-    response: str
-    sha256: str
-    safe: bool | None
-    names: frozenset[str]
-    severity: int | None
+    `harmful` is True with at least one category; `listed` where all categories are known, so that none means safe.
+    """
 
+    safe: Mask
+    safe_known: Mask
+    severity: NDArray[np.int64]
+    severity_known: Mask
+    harmful: Mask
+    listed: Mask
 
-def _answers(row: RowDict, config: str) -> list[_Answer]:
-    if config == "qa":
-        names = _true_names(row["harm_category"])
-        return [_Answer(row["response"], row["sha256"], row["is_safe"], names, row["severity_level"])]
-    if config in ("default", "single-dimension"):
-        return [
-            _Answer(
-                row[f"response_{i}"],
-                row[f"response_{i}_sha256"],
-                row.get(f"is_response_{i}_safe"),
-                _true_names(row.get(f"response_{i}_harm_category", {})),
-                row.get(f"response_{i}_severity_level"),
-            )
-            for i in (0, 1)
-        ]
-    return []
+    @classmethod
+    def of(cls, view: View, response: str) -> _Labels:
+        safe, flags, severity = label_columns(view.unit, response) or ("", "", "")
+        struct = view.column(flags)
+        known = ~_numpy(struct.is_null())
+        harmful, listed = view.nothing.copy(), known.copy()
+        for index in range(len(CATEGORIES)):
+            flag = struct.field(index)
+            harmful |= _numpy(pc.fill_null(flag, False)) & known
+            listed &= ~_numpy(flag.is_null())
+        return cls(*view.flag(safe), *view.number(severity), harmful, listed)
 
 
-def _true_names(flags: Mapping[str, bool]) -> frozenset[str]:
-    return frozenset(name for name, true in flags.items() if true)
+def _numpy(column: pa.Array) -> Mask:
+    mask: Mask = column.to_numpy(zero_copy_only=False).astype(np.bool_, copy=False)
+    return mask
 
 
-_PYTHON_TYPE: dict[pa.DataType, type] = {
-    pa.string(): str,
-    pa.int64(): int,
-    pa.bool_(): bool,
-    pa.float64(): float,
-    HARM_CATEGORY: Mapping,
-}
+def _field_type(view: View) -> Mask:
+    """Null where a release needs a value; at rest a text is needed in any case."""
+    needed = [prompt_column(view.unit), *RESPONSES[view.unit]]
+    if view.strict:
+        needed = [name for name in SCHEMAS[view.unit].names if name not in OPTIONAL[view.unit]]
+    elif view.unit == "judgements":
+        needed = ["item", "question", "rater"]
+    broken = view.nothing.copy()
+    for name in needed:
+        broken |= _numpy(view.column(name or "").is_null())
+    if view.strict:
+        for label in view.labels:
+            broken |= ~label.listed & label.safe_known if view.unit != "pairs-extended" else view.nothing
+    return broken
 
 
-def _field_type(row: RowDict, config: str) -> Iterator[str]:
-    for column in SCHEMAS[config]:
-        value = row.get(column.name)
-        if value is None:
-            if column.name not in OPTIONAL[config]:
-                yield f"no value in {column.name}"
-        elif not isinstance(value, _PYTHON_TYPE[column.type]) or (
-            column.type == pa.int64() and isinstance(value, bool)
-        ):
-            yield f"{column.name} is {type(value).__name__}"
-        elif isinstance(value, Mapping) and not all(isinstance(flag, bool) for flag in value.values()):
-            yield f"{column.name} holds a flag that is no boolean"
+def _encoding(view: View) -> Mask:
+    """Arrow holds any bytes in a text column; a batch is looked at row by row only where one is bad."""
+    texts = [name for name in view.batch.schema.names if pa.types.is_string(view.batch.schema.field(name).type)]
+    broken = view.nothing.copy()
+    for name in texts:
+        try:
+            view.column(name).validate(full=True)
+        except pa.ArrowInvalid:
+            for row in range(view.batch.num_rows):
+                try:
+                    view.column(name)[row].as_py()
+                except UnicodeDecodeError:
+                    broken[row] = True
+    return broken
 
 
-def _encoding(row: RowDict) -> Iterator[str]:
-    for name, value in row.items():
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            yield f"lone surrogate in {name}"
+def _empty_text(view: View) -> Mask:
+    broken = view.nothing.copy()
+    for name in [prompt_column(view.unit), *RESPONSES[view.unit]]:
+        if name:
+            blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(view.column(name))), 0)
+            broken |= _numpy(pc.fill_null(blank, False))
+    return broken
 
 
-def _empty_text(row: RowDict, answers: list[_Answer]) -> Iterator[str]:
-    if "prompt" in row and not row["prompt"].strip():
-        yield "blank prompt"
-    if any(not answer.response.strip() for answer in answers):
-        yield "blank response"
+def _id_range(view: View) -> Mask:
+    broken = view.nothing.copy()
+    for name in view.batch.schema.names:
+        top = 1 if name.endswith("_response_id") else 3 if name in ("severity", "severity_level") else None
+        if top is None and name.endswith("_severity_level"):
+            top = 3
+        if top is not None:
+            value, known = view.number(name)
+            broken |= known & ((value < 0) | (value > top))
+    if view.unit == "judgements":
+        value, known = view.number("round")
+        chance = pc.fill_null(view.column("probability"), 0.0).to_numpy(zero_copy_only=False)
+        broken |= (known & (value < 0)) | ~((chance >= 0) & (chance <= 1))
+    return broken
 
 
-def _id_range(row: RowDict, answers: list[_Answer]) -> Iterator[str]:
-    for name in ("better_response_id", "safer_response_id"):
-        if row.get(name, 0) not in (0, 1):
-            yield f"{name} is {row[name]}"
-    for severity in (row.get("severity"), *(answer.severity for answer in answers)):
-        if severity is not None and severity not in (0, 1, 2, 3):
-            yield f"severity is {severity}"
+_OURS = frozenset(spelling for category in CATEGORIES for spelling in (category.value, category.code))
 
 
-def _unknown_category(row: RowDict, answers: list[_Answer]) -> Iterator[str]:
-    names = frozenset[str]().union(*(answer.names for answer in answers))
-    if row.get("category") is not None:
-        names |= {row["category"]}
-    if names - _NAMES:
-        yield f"{len(names - _NAMES)} unknown harm category"
+def _unknown_category(view: View) -> Mask:
+    broken = view.nothing.copy()
+    names = view.batch.schema.names
+    if "category" in names and view.unit == "prompt":
+        column = view.column("category")
+        broken |= _numpy(pc.is_valid(column)) & ~_numpy(pc.is_in(column, pa.array(sorted(_OURS))))
+    for name in names:
+        column = view.column(name)
+        if (name == "categories" or name.endswith("_categories")) and column.null_count < len(column):
+            pairs = zip(view.column("taxonomy").to_pylist(), column.to_pylist(), strict=True)
+            broken |= np.array([not _belongs(taxonomy, categories) for taxonomy, categories in pairs])
+    return broken
 
 
-def _label_agrees(row: RowDict, answers: list[_Answer]) -> Iterator[str]:
-    for answer in answers:
-        if answer.safe is not None and not answer.safe == (answer.severity == 0) == (not answer.names):
-            yield f"safe {answer.safe} with severity {answer.severity} and {len(answer.names)} categories"
+def _belongs(taxonomy: str | None, categories: list[str] | None) -> bool:
+    if not categories:
+        return True
+    if taxonomy is None:
+        return False
+    if taxonomy not in taxonomy_names():
+        return True  # the user's own
+    return set(categories) <= set(load_taxonomy(taxonomy).keys)
 
 
-def _logical_order(row: RowDict, answers: list[_Answer]) -> Iterator[str]:
-    one_safe = "safer_response_id" in row and answers[0].safe != answers[1].safe
-    if one_safe and row["safer_response_id"] != (0 if answers[0].safe else 1):
-        yield "the unsafe response is called safer than the safe one"
+def _label_agrees(view: View) -> Mask:
+    """Any two known facts that contradict each other."""
+    broken = view.nothing.copy()
+    for label in view.labels:
+        harmless = label.severity == 0
+        broken |= label.safe_known & label.severity_known & (label.safe != harmless)
+        broken |= label.harmful & ((label.safe_known & label.safe) | (label.severity_known & harmless))
+        none = label.listed & ~label.harmful
+        broken |= none & ((label.safe_known & ~label.safe) | (label.severity_known & ~harmless))
+    return broken
 
 
-def _hashes(row: RowDict, answers: list[_Answer]) -> Iterator[str]:
-    if any(answer.sha256 != response_hash(row["prompt"], answer.response) for answer in answers):
-        yield "the hash is not that of prompt + response"
+def _logical_order(view: View) -> Mask:
+    if "safer_response_id" not in view.batch.schema.names:
+        return view.nothing
+    first, second = view.labels
+    safer, judged = view.number("safer_response_id")
+    one_safe = first.safe_known & second.safe_known & (first.safe != second.safe)
+    return one_safe & judged & (safer != np.where(first.safe, 0, 1))
 
 
-_CHECKS: dict[str, Callable[[RowDict, list[_Answer]], Iterator[str]]] = {
+def _hashes(view: View) -> Mask:
+    broken = view.nothing.copy()
+    for response, wanted in view.hashes.items() if RESPONSES[view.unit] else ():
+        given = view.column(hash_column(view.unit, response))
+        same = pc.equal(given, pa.array(wanted, type=pa.string()))
+        broken |= ~_numpy(pc.fill_null(same, not view.strict))
+    return broken
+
+
+CHECKS: Mapping[str, Callable[[View], Mask]] = {
+    "encoding": _encoding,
+    "field-type": _field_type,
     "empty-text": _empty_text,
     "id-range": _id_range,
     "unknown-category": _unknown_category,
@@ -160,16 +258,15 @@ _CHECKS: dict[str, Callable[[RowDict, list[_Answer]], Iterator[str]]] = {
     "logical-order": _logical_order,
     "response-hash": _hashes,
 }
+"""Rules that look at one row at a time. A batch that breaks `encoding` is asked no further."""
 
 
-def _row_key(row: RowDict, config: str) -> bytes:
-    """What makes a row the same row."""
-    if config == "judgements":
-        parts = [row["item"], row["question"], row["rater"], row["round"]]
-    elif config == "qa":
-        parts = [row["prompt"], row["response"]]
-    elif config == "prompt":
-        parts = [row["prompt"]]
-    else:
-        parts = [row["prompt"], *sorted((row["response_0"], row["response_1"]))]
-    return hashlib.sha256(canonical_json(parts).encode()).digest()[:16]
+def broken_rows(view: View) -> dict[str, Mask]:
+    """Rule -> rows that break it, for the rules of `CHECKS` that any row breaks."""
+    found: dict[str, Mask] = {}
+    for rule, check in CHECKS.items():
+        if (mask := check(view)).any():
+            found[rule] = mask
+            if rule == "encoding":
+                break
+    return found

@@ -1,157 +1,311 @@
-"""Named rules that every released row obeys, checked on row streams and on a release's Parquet files alone.
+"""Named rules checked on tables and on a release's files alone; bad rows kept out, mended or only reported.
 
-A third party can run `validate_release` on a folder without our logs: hashes, order, labels and the split are
-recomputed from the columns. A summary names rows by config, split and position, never by text.
+A third party can run `validate_release` on a folder without our logs: hashes, order, labels, duplicates and the split
+are recomputed from the columns, and the files are held against the manifest. A summary names rows by unit and position,
+never by text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from poise.data.columns import SCHEMAS
+from poise.data.columns import RESPONSES, SCHEMAS, hash_column, prompt_column
+from poise.data.keys import conversation_columns, conversations, hash_keys
+from poise.data.mending import mended
 from poise.data.neardup import clusters
-from poise.data.rules import RULES, RowDict, violations
+from poise.data.rules import RULES, Mask, View, broken_rows
+from poise.data.tables import Tables, TableWriter, open_tables, write_json
 from poise.errors import PoiseError
 
-Mode = Literal["raise", "quarantine", "keep"]
+Mode = Literal["raise", "quarantine", "repair", "keep"]
+Progress = Callable[[int, str], object]
 
 _EXAMPLES = 20
 
 
-class Quarantined(NamedTuple):
-    """A row that breaks at least one rule: the first rule broken, all reasons, the row, its position from 0."""
-
-    rule: str
-    reason: str
-    row: RowDict
-    number: int
-
-
 @dataclass
 class Validation:
-    """What `validate_release` found.
+    """What was found.
 
     Args:
-        rows: "config/split" -> number of rows.
-        counts: rule -> number of rows (for `split-leak`: clusters) that break it; every rule is listed.
-        examples: rule -> ids "config/split/position" of the first 20.
-        unread: folders under `data/` that are no config of ours.
+        rows: unit (of a release "config/split") -> number of rows.
+        counts: rule -> number of rows (for `split-leak` clusters, for `manifest` files) that break it; all are listed.
+        examples: rule -> places "unit/row" (row from 0) of the first 20.
+        repaired: rule -> rows mended, in mode "repair".
+        unread: folders under `data/` that are no unit of ours.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RULES, 0))
     examples: dict[str, list[str]] = field(default_factory=dict)
+    repaired: Counter[str] = field(default_factory=Counter)
     unread: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """True when no rule is broken."""
-        return not any(self.counts.values())
+        """True when no rule is broken, warnings aside."""
+        return not any(count for rule, count in self.counts.items() if RULES[rule].level == "error")
 
-    def add(self, rule: str, row_id: str) -> None:
-        """Count one violation."""
-        self.counts[rule] += 1
+    def add(self, rule: str, place: str, count: int = 1) -> None:
+        """Count violations, one of which is at `place`."""
+        self.counts[rule] += count
         if len(self.examples.setdefault(rule, [])) < _EXAMPLES:
-            self.examples[rule].append(row_id)
+            self.examples[rule].append(place)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "ok": self.ok,
-            "rows": self.rows,
-            "rules": {rule: {"demands": text, "broken": self.counts[rule]} for rule, text in RULES.items()},
-            "examples": self.examples,
-            "unread": self.unread,
+        rules = {
+            name: {"demands": rule.demands, "level": rule.level, "broken": self.counts[name]}
+            for name, rule in RULES.items()
         }
+        found = {"ok": self.ok, "rows": self.rows, "rules": rules, "examples": self.examples}
+        return found | {"repaired": dict(self.repaired), "unread": self.unread}
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        lines = [", ".join(f"{unit} {rows:,}" for unit, rows in self.rows.items())]
+        for rule, count in self.counts.items():
+            if count:
+                first = ", ".join(self.examples[rule][:3])
+                lines.append(f"{RULES[rule].level:8s} {rule:24s} {count:>9,}  first: {first}")
+        lines += [f"mended   {rule:24s} {count:>9,}" for rule, count in self.repaired.items()]
+        return "\n".join([*lines, "valid" if self.ok else "not valid"])
 
 
-def check_rows(
-    rows: Iterable[RowDict], mode: Mode = "quarantine", config: str = "default"
-) -> tuple[list[RowDict], list[Quarantined]]:
-    """Check a stream of release rows against all rules but `split-leak`.
+def validate(
+    tables: Tables,
+    mode: Mode = "keep",
+    out: Path | None = None,
+    *,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Validation:
+    """Check all rows; with `out`, write what mode makes of them, and `validation.json` beside them.
 
     Args:
-        rows: rows with the columns of the config.
-        mode: "raise" at the first bad row; "quarantine" keeps bad rows out of the good ones; "keep" only reports.
-        config: a key of `poise.data.columns.SCHEMAS`.
-
-    Returns:
-        Good rows, and one entry for each bad row.
+        mode: "raise" stops at the first error; "quarantine" writes the good rows and puts the others into
+            `quarantine.jsonl` with rule and place; "repair" mends what can be mended without guessing
+            (`poise.data.mending`) and quarantines the rest; "keep" writes all rows and only reports. Warnings keep
+            nothing out.
 
     Raises:
-        PoiseError: in mode "raise", naming rule and row number.
+        PoiseError: in mode "raise"; or `out` is in use.
     """
-    good: list[RowDict] = []
-    bad: list[Quarantined] = []
-    seen: set[bytes] = set()
-    for number, row in enumerate(rows):
-        found = violations(row, config, seen)
-        if found and mode == "raise":
-            rule, reason = found[0]
-            raise PoiseError(f"{rule}: {reason}", where=f"{config} row {number}", do="mend it or use mode quarantine")
-        if found:
-            bad.append(Quarantined(found[0][0], "; ".join(reason for _, reason in found), row, number))
-        if not found or mode == "keep":
-            good.append(row)
-    return good, bad
-
-
-def validate_release(folder: Path) -> Validation:
-    """Check a release from its files `data/<config>/<split>-*.parquet` alone.
-
-    Raises:
-        PoiseError: no config is there, or a file is no Parquet file.
-    """
-    result = Validation()
-    prompts: dict[str, dict[str, str]] = {}  # prompt -> split -> id of its first row
-    found = {path.name for path in folder.glob("data/*") if path.is_dir()}
-    if not found & set(SCHEMAS):
-        raise PoiseError("no data/<config>/ in it", where=str(folder), do="name the folder of a release")
-    result.unread = sorted(found - set(SCHEMAS))
-    for config in SCHEMAS:
-        seen: set[bytes] = set()
-        for path in sorted(folder.glob(f"data/{config}/*.parquet")):
-            split = path.name.split("-")[0]
-            number = result.rows.get(f"{config}/{split}", 0)
-            for row in _parquet_rows(path, config, result):
-                row_id = f"{config}/{split}/{number}"
-                for rule in dict.fromkeys(rule for rule, _ in violations(row, config, seen)):
-                    result.add(rule, row_id)
-                if isinstance(row.get("prompt"), str):
-                    prompts.setdefault(row["prompt"], {}).setdefault(split, row_id)
-                number += 1
-            result.rows[f"{config}/{split}"] = number
-    for row_id in _split_leaks(prompts):
-        result.add("split-leak", row_id)
+    if out is None:
+        return _check(tables, mode, None, progress, Validation())
+    with TableWriter(out, {"name": "validate", "mode": mode}, [tables], replace=replace) as writer:
+        result = _check(tables, mode, writer, progress, Validation())
+        write_json(writer.parts / "validation.json", result.to_json())
     return result
 
 
-def _parquet_rows(path: Path, config: str, result: Validation) -> Iterator[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(SCHEMAS[config]):
-                result.add("field-type", f"{config}/{path.name}")
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise PoiseError(
-            f"no readable Parquet file ({error})", where=str(path), do="write or fetch it again"
-        ) from error
+def validate_release(folder: Path, progress: Progress | None = None) -> Validation:
+    """Check a release from its files alone, held to what a release needs.
+
+    Raises:
+        PoiseError: no unit of ours is there, or a file is no Parquet file.
+    """
+    tables = open_tables(folder)
+    result = Validation(unread=sorted({p.name for p in folder.glob("data/*") if p.is_dir()} - set(SCHEMAS)))
+    result = _check(tables, "keep", None, progress, result, strict=True)
+    for config, path in _wrong_columns(tables):
+        result.add("field-type", f"{config}/{path}")
+    for path in _not_as_in_manifest(tables):
+        result.add("manifest", path)
+    for place in _split_leaks(tables):
+        result.add("split-leak", place)
+    return result
 
 
-def _split_leaks(prompts: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Row id of a test (or other later) prompt for each near-duplicate cluster that lies in more than one split."""
-    texts = list(prompts)
-    by_cluster: dict[int, dict[str, str]] = {}
-    for cluster, text in zip(clusters(texts).tolist(), texts, strict=True):
-        for split, row_id in prompts[text].items():
-            by_cluster.setdefault(cluster, {}).setdefault(split, row_id)
+def _check(
+    tables: Tables,
+    mode: Mode,
+    writer: TableWriter | None,
+    progress: Progress | None,
+    result: Validation,
+    *,
+    strict: bool = False,
+) -> Validation:
+    seen_labels = _LabelBook()
+    for unit, table in tables.items():
+        seen: set[int] = set()
+        number: Counter[str] = Counter()
+        for file, batch in _placed(table.files, table.batches()):
+            name = f"{unit}/{file.name.split('-')[0]}" if strict else unit
+            view, found = _looked_at(View(unit, batch, strict), mode, seen, result)
+            _note(result, found, name, number[name], mode)
+            for row in seen_labels.conflicts(view):
+                result.add("label-conflict", f"{name}/{number[name] + row}")
+            if writer is not None:
+                _keep(writer, view, found, mode, name, number[name])
+            number[name] += batch.num_rows
+            result.rows[name] = number[name]
+            if progress is not None:
+                progress(batch.num_rows, unit)
+    return result
+
+
+def _looked_at(view: View, mode: Mode, seen: set[int], result: Validation) -> tuple[View, dict[str, Mask]]:
+    """A batch and the rules that its rows break; in mode "repair" after mending, and without later copies of rows."""
+    found = broken_rows(view)
+    if mode == "repair" and found:
+        batch, fixed = mended(view, found)
+        result.repaired.update(fixed)
+        view = View(view.unit, batch, view.strict)
+        found = broken_rows(view)
+    if "encoding" in found:
+        return view, found
+    repeats = _repeats(view, seen)
+    if repeats.any() and mode == "repair":
+        result.repaired["duplicate-row"] += int(repeats.sum())
+        view = View(view.unit, view.batch.filter(pa.array(~repeats)), view.strict)
+        found = {rule: mask[~repeats] for rule, mask in found.items() if mask[~repeats].any()}
+    elif repeats.any():
+        found["duplicate-row"] = repeats
+    return view, found
+
+
+def _placed(files: tuple[Path, ...], batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[Path, pa.RecordBatch]]:
+    """Each batch with the file that it comes from; a file without rows has no batch."""
+    left = [(file, pq.read_metadata(file).num_rows) for file in files]
+    place, rest = 0, left[0][1] if left else 0
+    for batch in batches:
+        while rest == 0:
+            place += 1
+            rest = left[place][1]
+        yield left[place][0], batch
+        rest -= batch.num_rows
+
+
+def _note(result: Validation, found: dict[str, Mask], name: str, before: int, mode: Mode) -> None:
+    for rule, mask in found.items():
+        rows = np.flatnonzero(mask)
+        place = f"{name}/{before + int(rows[0])}"
+        if mode == "raise":
+            raise PoiseError(f"{rule}: not so: {RULES[rule].demands}", where=place, do="mend it or use mode quarantine")
+        for row in rows[:_EXAMPLES]:
+            result.add(rule, f"{name}/{before + int(row)}", 0)
+        result.counts[rule] += len(rows)
+
+
+def _keep(writer: TableWriter, view: View, found: dict[str, Mask], mode: Mode, name: str, before: int) -> None:
+    bad = np.logical_or.reduce([view.nothing, *found.values()])
+    if mode == "keep" or not bad.any():
+        writer.write(view.unit, view.batch)
+        return
+    writer.write(view.unit, view.batch.filter(pa.array(~bad)))
+    for row in np.flatnonzero(bad):
+        rules = [rule for rule, mask in found.items() if mask[row]]
+        values = _as_python(view.batch, int(row))
+        writer.quarantine(
+            rules[0], "; ".join(RULES[rule].demands for rule in rules), f"{name}/{before + int(row)}", values
+        )
+
+
+def _as_python(batch: pa.RecordBatch, row: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            values[name] = column[row].as_py()
+        except UnicodeDecodeError:
+            values[name] = column[row].as_buffer().to_pybytes().decode("utf-8", "replace")
+    return values
+
+
+def _repeats(view: View, seen: set[int]) -> Mask:
+    """Rows that came before, by 128-bit keys: the chance that two of ten million different rows meet is 10^-25."""
+    if view.unit == "judgements":
+        columns = [view.column(name).to_pylist() for name in ("item", "question", "rater", "round")]
+        texts = ["\x1f".join(map(str, row)) for row in zip(*columns, strict=True)]
+    elif not RESPONSES[view.unit]:
+        texts = [
+            f"{image}\x1f{asked}"
+            for image, asked in zip(view.column("image").to_pylist(), conversations(view.batch, view.unit), strict=True)
+        ]
+    else:
+        sides = [view.hashes[response] for response in RESPONSES[view.unit]]
+        pair = view.unit != "corrections"
+        texts = ["".join(sorted(row) if pair else row) for row in zip(*sides, strict=True)]
+    keys = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest()) for text in texts]
+    repeated = view.nothing.copy()
+    for row, key in enumerate(keys):
+        if key in seen:
+            repeated[row] = True
+        seen.add(key)
+    return repeated
+
+
+class _LabelBook:
+    """The first label of each response, to find another one later."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, int] = {}
+
+    def conflicts(self, view: View) -> list[int]:
+        """Rows with a response whose safe flag or severity is another than where it stood first."""
+        rows: set[int] = set()
+        for response, label in zip(RESPONSES[view.unit], view.labels, strict=False):
+            keys = hash_keys(view.column(hash_column(view.unit, response)))
+            facts = np.where(label.safe_known & label.severity_known, label.severity, -1)
+            for row in np.flatnonzero(facts >= 0):
+                if self._first.setdefault(int(keys[row]), int(facts[row])) != facts[row]:
+                    rows.add(int(row))
+        return sorted(rows)
+
+
+def _wrong_columns(tables: Tables) -> Iterator[tuple[str, str]]:
+    for unit, table in tables.items():
+        for file in table.files:
+            there = pq.read_schema(file)
+            if not all(
+                name in there.names and there.field(name).type == SCHEMAS[unit].field(name).type
+                for name in SCHEMAS[unit].names
+            ):
+                yield unit, file.name
+
+
+def _not_as_in_manifest(tables: Tables) -> Iterator[str]:
+    """Files that differ from the manifest, are missing, or are not in it; nothing where there is no manifest."""
+    named = {entry["path"]: entry for entry in tables.manifest().get("files", [])}
+    if not named:
+        return
+    there = {path.relative_to(tables.folder).as_posix() for path in tables.folder.glob("data/**/*.parquet")}
+    yield from sorted(there - set(named))
+    for path, entry in named.items():
+        file = tables.folder / path
+        if not file.is_file():
+            yield path
+            continue
+        with file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != entry["sha256"]:
+                yield path
+
+
+def _split_leaks(tables: Tables) -> Iterator[str]:
+    """One place for each near-duplicate cluster of conversations that lies in more than one split."""
+    first: dict[str, dict[str, str]] = {}
+    for unit, table in tables.items():
+        if prompt_column(unit) is None:
+            continue
+        number: Counter[str] = Counter()
+        for batch in table.batches([*conversation_columns(unit), "split"]):
+            for text, split in zip(conversations(batch, unit), batch.column("split").to_pylist(), strict=True):
+                if split is not None and text is not None:
+                    first.setdefault(text, {}).setdefault(split, f"{unit}/{split}/{number[split]}")
+                number[split] += 1
+    by_cluster: dict[int, dict[str, str]] = defaultdict(dict)
+    for cluster, (_, places) in zip(clusters(list(first)).tolist(), first.items(), strict=True):
+        for split, place in places.items():
+            by_cluster[cluster].setdefault(split, place)
     for splits in by_cluster.values():
         if len(splits) > 1:
             yield splits.get("test", max(splits.values()))

@@ -1,0 +1,155 @@
+"""Files of a format to tables and back: nothing is lost silently, nothing bad gets in, wrong files say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from poise.data.adapters.base import BadRowError, Format, SourceRow
+from poise.data.columns import SCHEMAS
+from poise.data.containers import Line, write_lines
+from poise.data.reading import Reader
+from poise.data.records import JudgementRecord, PartialLabel, QARecord, Record
+from poise.data.tables import open_tables
+from poise.data.writing import write_format
+from poise.errors import PoiseError
+
+
+def decode(line: Line) -> Iterator[Record]:
+    """A toy format: q, a, ok; each row is one annotator's."""
+    if line.row["a"] == "tie":
+        raise BadRowError("no-vote", "a tie")
+    label = PartialLabel(safe=line.row["ok"])
+    record = QARecord(prompt=line.row["q"], response=line.row["a"], label=label)
+    yield record
+    value = {"safe": line.row["ok"]}
+    yield JudgementRecord(item=record.item, question="label", value=value, rater="someone", responses=(record.item,))
+
+
+def encode(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[SourceRow]:
+    assert isinstance(record, QARecord)
+    for judgement in judgements:
+        yield {"q": record.prompt, "a": record.response, "ok": judgement.value["safe"]}
+
+
+TOY = Format("toy", "for tests", ("q", "a", "ok"), decode, encode, ("qa",), repeats=True, licence="MIT")
+ONCE = Format("once", "for tests", ("q", "a", "ok"), decode, encode, ("qa",))
+
+
+def source(folder: Path, *rows: dict[str, Any], name: str = "rows.jsonl") -> Path:
+    write_lines(folder / name, rows)
+    return folder / name
+
+
+def row(q: str = "q", a: str = "a", ok: object = True) -> dict[str, Any]:
+    return {"q": q, "a": a, "ok": ok}
+
+
+def test_annotations_of_one_item_become_one_row_and_all_judgements(tmp_path: Path) -> None:
+    path = source(
+        tmp_path,
+        row(ok=True),
+        row(q="z", ok=False),
+        row(ok=False),
+        row(ok=False),
+        row(a="b", ok=True),
+        row(a="b", ok=False),
+    )
+    tables = Reader(TOY, dataset="mine").read([path], tmp_path / "out")
+    labels = [(r.prompt, r.response, r.label.safe) for r in tables["qa"].records() if isinstance(r, QARecord)]
+    assert labels == [("q", "a", False), ("z", "a", False), ("q", "b", None)]  # most say; a tie is unjudged
+    judged = [r for r in tables["judgements"].records() if isinstance(r, JudgementRecord)]
+    assert [r.round for r in judged] == [0, 0, 1, 2, 0, 1]
+    assert {(r.dataset, r.licence) for r in judged} == {("mine", "MIT")}
+    write_format(tables, TOY, tmp_path / "again.jsonl")
+    again = [json.loads(line) for line in (tmp_path / "again.jsonl").read_text().splitlines()]
+    assert sorted(map(str, again)) == sorted(map(str, [json.loads(line) for line in path.read_text().splitlines()]))
+
+
+def test_bad_rows_are_quarantined_with_rule_place_and_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        json.dumps(row()),
+        "{broken",
+        json.dumps(row(ok="yes")),
+        json.dumps(row(a="tie")),
+        json.dumps(row(q="\ud800")),
+        '{"q": "x"}',
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    tables = Reader(ONCE).read([path], tmp_path / "out")
+    assert tables.rows["qa"] == 1
+    kept = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert [(entry["rule"], entry["where"].rsplit(":", 1)[1]) for entry in kept] == [
+        ("broken-json", "2"),
+        ("field-type", "3"),
+        ("no-vote", "4"),
+        ("encoding", "5"),
+        ("unusable", "6"),
+    ]
+    assert kept[1]["row"]["ok"] == "yes" and "yes" not in kept[1]["reason"]
+    assert tables.manifest()["step"]["left_out"] == {
+        "broken-json": 1,
+        "encoding": 1,
+        "field-type": 1,
+        "no-vote": 1,
+        "unusable": 1,
+    }
+
+
+def test_raise_and_repair(tmp_path: Path) -> None:
+    path = source(tmp_path, row(), {"q": "\ud800", "a": "a", "ok": True})
+    with pytest.raises(PoiseError, match=r"rows\.jsonl:2: encoding"):
+        Reader(ONCE, "raise").read([path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    tables = Reader(ONCE, "repair").read([path], tmp_path / "out")
+    assert [r.prompt for r in tables["qa"].records() if isinstance(r, QARecord)] == ["q", "\N{REPLACEMENT CHARACTER}"]
+
+
+def test_a_file_in_another_format_and_one_without_a_usable_row_say_so(tmp_path: Path) -> None:
+    with pytest.raises(PoiseError, match="no column 'ok'; it has 'q', 'a'"):
+        Reader(ONCE).read([source(tmp_path, {"q": "x", "a": "y"})], tmp_path / "out")
+    with pytest.raises(PoiseError, match=r"no usable row: no-vote \(2\)"):
+        Reader(ONCE).read([source(tmp_path, row(a="tie"), row(a="tie"))], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_split_is_the_users_or_the_file_names(tmp_path: Path) -> None:
+    paths = [source(tmp_path, row(q=name), name=name) for name in ("train-0.jsonl", "test.jsonl", "other.jsonl")]
+    tables = Reader(ONCE).read(paths, tmp_path / "a")
+    assert [r.split for r in tables["qa"].records()] == ["train", "test", None]
+    tables = Reader(ONCE, split="test").read(paths, tmp_path / "b")
+    assert {r.split for r in tables["qa"].records()} == {"test"}
+
+
+def test_files_with_our_columns_are_copied_by_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PKU-QA Parquet file never becomes Python rows; one whose ids are texts does, and its rows are quarantined."""
+    native = Format("pku-qa", "", ("prompt", "response"), decode)
+    label = PartialLabel(safe=False, categories=("Drugs",), severity=1)
+    rows = [QARecord(prompt=f"p{n}", response="r", label=label).columns() for n in range(3)]
+    table = [{name: r[name] for name in SCHEMAS["qa"].names} for r in rows]
+    write_lines(tmp_path / "a.parquet", table, SCHEMAS["qa"])
+    with monkeypatch.context() as patched:
+        patched.setattr("poise.data.reading.read_lines", None)
+        tables = Reader(native, dataset="mine").read([tmp_path / "a.parquet"], tmp_path / "out")
+    records = [r for r in tables["qa"].records() if isinstance(r, QARecord)]
+    assert [r.label for r in records] == [label] * 3 and {r.dataset for r in records} == {"mine"}
+    assert pq.read_schema(tables["qa"].files[0]).names[:8] == SCHEMAS["qa"].names
+    write_lines(tmp_path / "b.parquet", [{**table[0], "severity_level": "1"}])
+    with pytest.raises(PoiseError, match="no usable row"):
+        Reader(native).read([tmp_path / "b.parquet"], tmp_path / "out2")
+
+
+def test_writing_what_can_not_be_written_says_so(tmp_path: Path) -> None:
+    tables = Reader(ONCE).read([source(tmp_path, row())], tmp_path / "out")
+    with pytest.raises(PoiseError, match="only read"):
+        write_format(tables, Format("x", "", (), decode), tmp_path / "x.jsonl")
+    with pytest.raises(PoiseError, match="no default rows"):
+        write_format(
+            open_tables(tmp_path / "out"), Format("x", "", (), decode, encode, ("default",)), tmp_path / "x.jsonl"
+        )
