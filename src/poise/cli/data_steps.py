@@ -60,12 +60,12 @@ def hashes(
     mapping: Mapping = None,
 ) -> None:
     """Make a hash list of an evaluation set's prompts, to look for its texts elsewhere without passing them on."""
-    from poise.data.contamination import hash_list
+    from poise.data.contamination import write_hash_list
     from poise.data.keys import distinct_conversations
 
     with opened(path, form, mapping) as tables:
         texts = distinct_conversations(tables)
-    hash_list(texts, name, out)
+    write_hash_list(out, name, texts)
     typer.echo(f"{out}: {len(texts):,} prompts of {name}, hashes only")
 
 
@@ -73,21 +73,23 @@ def hashes(
 def contamination(
     path: Folder,
     against: Annotated[list[Path], typer.Option("--against", metavar="FILE", help="A hash list; may be repeated.")],
-    out: OptionalOut = None,
     name: FormatName = None,
     mapping: Mapping = None,
-    force: Force = False,
 ) -> None:
-    """Overlap with evaluation sets; with --out, tables without the prompts that overlap. Exit code 4 when some do."""
-    from poise.data.contaminated import drop_contaminated, find_contamination
+    """Overlap of prompts with evaluation sets; exit code 4 when there is any."""
+    from collections import Counter
+
+    from poise.data.contamination import contamination as matches
+    from poise.data.contamination import read_hash_list
+    from poise.data.keys import distinct_conversations
 
     with opened(path, name, mapping) as tables:
-        found = find_contamination(tables, against)
-        if out is not None:
-            drop_contaminated(tables, found, out, replace=force)
-    for line in found.lines():
-        typer.echo(line)
-    if found.texts and out is None:
+        texts = distinct_conversations(tables)
+    found = Counter((match.name, match.kind) for match in matches([texts], [read_hash_list(file) for file in against]))
+    for (listed, kind), count in sorted(found.items()):
+        typer.echo(f"{listed}: {count:,} prompts {kind}")
+    typer.echo(f"{len(texts):,} prompts looked at, {found.total():,} matches")
+    if found:
         raise typer.Exit(4)
 
 

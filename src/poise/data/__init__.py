@@ -1,8 +1,10 @@
-"""The data room: row types, corpora, seeds, public formats, near-duplicates, splits, validation and release.
+"""The data room: every public format in, a validated and audited release out, at any size.
 
-`rows` and `corpus` are the vocabulary; `seeds` and `adapters` fill a corpus; `neardup` and `split` keep test prompts
-apart; `columns`, `validate`, `release` and `card` turn a corpus into a public data set. Names are loaded on first
-use, so that importing the row types does not start Arrow.
+`records` are rows that stand alone and `tables` keeps them as Parquet; `containers`, `adapters` and `reading` fill
+tables from files, `writing` goes back. `validate`, `audit`, `dedup`, `contamination`, `split`, `crosswalked` and `pairs`
+work on tables, `release` makes a public data set of them, `synth` makes test data. `rows` and `corpus` are what a run of
+the pipeline works on: rows that refer to each other; `bridge` leads from records to a corpus, `release_rows` back.
+Names are loaded on first use, so that importing the row types does not start Arrow.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from poise.data.rows import (
 
 if TYPE_CHECKING:
     from poise.data.neardup import clusters, drop_near_duplicates
-    from poise.data.release import Final, Release, write_release
+    from poise.data.release import Final, Release, corpus_tables, write_release
     from poise.data.seeds import load_seeds
     from poise.data.split import leaks, split_by_prompt
-    from poise.data.validate import Validation, check_rows, validate_release
+    from poise.data.tables import Tables, TableWriter, open_tables
+    from poise.data.validate import Validation, validate_release
 
 _LATER = {
     "clusters": "neardup",
@@ -38,11 +41,14 @@ _LATER = {
     "split_by_prompt": "split",
     "leaks": "split",
     "Validation": "validate",
-    "check_rows": "validate",
     "validate_release": "validate",
     "Final": "release",
     "Release": "release",
     "write_release": "release",
+    "corpus_tables": "release",
+    "Tables": "tables",
+    "TableWriter": "tables",
+    "open_tables": "tables",
 }
 
 __all__ = [
@@ -56,15 +62,18 @@ __all__ = [
     "Rater",
     "Release",
     "Sampling",
+    "TableWriter",
+    "Tables",
     "Validation",
-    "check_rows",
     "clusters",
+    "corpus_tables",
     "drop_near_duplicates",
     "label_value",
     "latest",
     "leaks",
     "load_seeds",
     "merge",
+    "open_tables",
     "read_jsonl",
     "split_by_prompt",
     "text_id",

@@ -1,23 +1,27 @@
-"""The rows of a release: which answer stands for each item, what goes into each config, what is left out and why."""
+"""A corpus as tables: rows that refer to each other become rows that stand alone, with the answer that stands.
+
+The way from a run of the pipeline to a release: `corpus_tables`, then `poise.data.release.write_release`. Left out:
+free-text reasons of judgements, which may quote or identify.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from poise.data.columns import SCHEMAS, category_flags, response_hash
-from poise.data.corpus import Corpus, canonical_json, latest
-from poise.data.rows import Judgement, PairRow, PromptRow, QARow, Rater, uniform_seed
+from pydantic import ValidationError
+
+from poise.data.columns import response_hash
+from poise.data.corpus import Corpus, latest
+from poise.data.records import UNKNOWN, DualRecord, JudgementRecord, PartialLabel, PromptRecord, QARecord, SingleRecord
+from poise.data.release_configs import NO_LABEL, ONLY_SAFE, SAME_PAIR, not_judged
+from poise.data.rows import Judgement, PairRow, PromptRow, QARow, Rater
+from poise.data.tables import Tables, TableWriter, open_tables
 from poise.errors import PoiseError
-from poise.harm import Category, Label
-
-Tables = dict[tuple[str, str], list[dict[str, Any]]]
-"""(config, split) -> rows in release order; a split without rows is not there."""
-
-LeftOut = dict[str, Counter[str]]
-"""config -> reason -> rows."""
+from poise.harm import Category
 
 
 @dataclass(frozen=True)
@@ -43,50 +47,42 @@ class Final:
         return cls(label, better, safer, single)
 
 
-def release_tables(corpus: Corpus, final: Final, seed: int) -> tuple[Tables, LeftOut]:
-    """All rows by config and split, in an order that is a hash of (seed, row id), and what was left out.
+def corpus_tables(corpus: Corpus, final: Final, folder: Path) -> Tables:
+    """Write a corpus as tables, ready for `poise.data.release.write_release`.
+
+    A pair is one row of `default` and one of `single-dimension`, whatever is judged of it; of copies of one pair the
+    first that is complete is taken, or else the first. Judgements about nothing that the corpus holds are left out.
+
+    Args:
+        corpus: texts with their splits, and all judgements.
+        final: the answer that stands for each item.
+        folder: must not exist or be empty.
 
     Raises:
-        PoiseError: a row names another one that the corpus does not hold.
+        PoiseError: the corpus is empty, the folder is in use, a row names another one that the corpus does not hold,
+            or an answer is not valid; then nothing is left behind.
     """
+    if not corpus.prompts:
+        raise PoiseError("the corpus is empty", where=str(folder), do="release a corpus that holds prompts")
     prompts = {row.id: row for row in corpus.prompts}
     qa = {row.id: row for row in corpus.qa}
-    for row in corpus.qa:
-        _known(prompts, row.prompt_id, row.id)
-    only_safe = {j.item for j in corpus.judgements if j.question == "safe" and j.value is not None}
-    found: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {
-        (config, split): [] for config in SCHEMAS for split in ("train", "test")
-    }
-    left_out: LeftOut = defaultdict(Counter)
-
-    for prompt in corpus.prompts:
-        found["prompt", prompt.split].append((prompt.id, _prompt_row(prompt)))
-    for answer in corpus.qa:
-        if reason := _unlabelled(final, answer.id, only_safe):
-            left_out["qa"][reason] += 1
-        else:
-            found["qa", answer.split].append((answer.id, _qa_row(answer, prompts[answer.prompt_id], final)))
-    for config in ("default", "single-dimension"):
-        seen: set[frozenset[str]] = set()
-        for pair in corpus.pairs:
-            sides = _known(qa, pair.qa_0, pair.id), _known(qa, pair.qa_1, pair.id)
-            texts = frozenset((pair.qa_0, pair.qa_1))
-            reason = _missing(final, pair, only_safe, config) or ("the pair came before" if texts in seen else None)
-            if reason:
-                left_out[config][reason] += 1
-                continue
-            seen.add(texts)
-            build = _dual_row if config == "default" else _single_row
-            found[config, pair.split].append((pair.id, build(pair, sides, prompts[sides[0].prompt_id], final)))
-    pairs = {row.id: row for row in corpus.pairs}
-    for key, split, judged in _judgement_rows(corpus, qa, pairs, left_out):
-        found["judgements", split].append((key, judged))
-    order = {
-        place: [row for _, row in sorted(rows, key=lambda r: (uniform_seed(seed, r[0], "release"), r[0]))]
-        for place, rows in found.items()
-        if rows
-    }
-    return order, left_out
+    safe = latest(corpus.judgements, "safe")
+    labels = {row.id: _label(final.label.get(row.id), safe.get(row.id), row.id) for row in corpus.qa}
+    with TableWriter(folder, {"name": "corpus"}) as writer:
+        writer.left_out.update(corpus.dropped)
+        for prompt in corpus.prompts:
+            writer.add(_prompt(prompt))
+        for answer in corpus.qa:
+            writer.add(_qa(answer, _known(prompts, answer.prompt_id, answer.id), labels[answer.id]))
+        for unit in ("default", "single-dimension"):
+            for pair in _pairs(corpus, final, labels, unit, writer.left_out):
+                sides = _known(qa, pair.qa_0, pair.id), _known(qa, pair.qa_1, pair.id)
+                writer.add(
+                    _pair(pair, sides, prompts[sides[0].prompt_id], final, labels if unit == "default" else None)
+                )
+        for judgement in _judgements(corpus, qa, writer.left_out):
+            writer.add(judgement)
+    return open_tables(folder)
 
 
 def _known(rows: Mapping[str, Any], row_id: str, where: str) -> Any:
@@ -95,119 +91,126 @@ def _known(rows: Mapping[str, Any], row_id: str, where: str) -> Any:
     return rows[row_id]
 
 
-def _unlabelled(final: Final, item: str, only_safe: set[str]) -> str | None:
-    """Why a response has no label, or None when it has one."""
-    judgement = final.label.get(item)
-    if judgement is not None and judgement.value is not None:
-        return None
-    return "only safe or unsafe is known of a response" if item in only_safe else "a response has no label"
+def _label(judged: Judgement | None, safe: Judgement | None, item: str) -> PartialLabel:
+    """The label that stands, or only safe or unsafe, or nothing."""
+    try:
+        if judged is not None and judged.value is not None:
+            label = judged.label()
+            names = tuple(category.value for category in label.categories)
+            return PartialLabel(safe=label.safe, categories=names, severity=int(label.severity))
+        return UNKNOWN if safe is None else PartialLabel(safe=safe.value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PoiseError(f"no valid label ({type(error).__name__})", where=item, do="mend the judgement") from error
 
 
-def _missing(final: Final, pair: PairRow, only_safe: set[str], config: str) -> str | None:
-    """The first thing a pair lacks for a config, or None when it has all."""
-    if config == "default":
-        for item in (pair.qa_0, pair.qa_1):
-            if reason := _unlabelled(final, item, only_safe):
-                return reason
-    for question in ("better", "safer") if config == "default" else ("single",):
-        answer = getattr(final, question).get(pair.id)
-        if answer is None or answer.value is None:
-            return f"{question} is not judged"
+def _prompt(row: PromptRow) -> PromptRecord:
+    return PromptRecord(
+        prompt=row.prompt,
+        source=row.provenance.source,
+        kind=row.kind,
+        category=Category.parse(row.category).value if row.category else None,
+        severity=row.severity,
+        **_carried(row),
+    )
+
+
+def _qa(row: QARow, prompt: PromptRow, label: PartialLabel) -> QARecord:
+    return QARecord(
+        prompt=row.prompt,
+        response=row.response,
+        prompt_source=prompt.provenance.source,
+        response_source=row.provenance.source,
+        label=label,
+        **_carried(row),
+    )
+
+
+def _carried(row: PromptRow | QARow) -> dict[str, Any]:
+    made = row.provenance.model_dump(mode="json", exclude_none=True)
+    return {"split": row.split, "source_id": row.id, "provenance": made}
+
+
+def _pairs(
+    corpus: Corpus, final: Final, labels: Mapping[str, PartialLabel], unit: str, left_out: Counter[str]
+) -> Iterator[PairRow]:
+    """The pairs to write, copies taken out and counted."""
+    why = {pair.id: _missing(pair, final, labels, unit) for pair in corpus.pairs}
+    first: dict[frozenset[str], str] = {}
+    for pair in sorted(corpus.pairs, key=lambda pair: why[pair.id] is not None):
+        first.setdefault(frozenset((pair.qa_0, pair.qa_1)), pair.id)
+    for pair in corpus.pairs:
+        if first[frozenset((pair.qa_0, pair.qa_1))] == pair.id:
+            yield pair
+        else:
+            left_out[f"{unit}: {why[pair.id] or SAME_PAIR}"] += 1
+
+
+def _missing(pair: PairRow, final: Final, labels: Mapping[str, PartialLabel], unit: str) -> str | None:
+    """The first thing that a pair lacks for the config of the unit, in the words of a release; None: nothing."""
+    for item in (pair.qa_0, pair.qa_1) if unit == "default" else ():
+        if labels.get(item, UNKNOWN).severity is None:
+            return NO_LABEL if labels.get(item, UNKNOWN).safe is None else ONLY_SAFE
+    for question in ("better", "safer") if unit == "default" else ("single",):
+        if _answer(final, question, pair) is None:
+            return not_judged(unit, question)
     return None
 
 
-def _label(final: Final, item: str) -> Label:
-    try:
-        return final.label[item].label()
-    except (KeyError, TypeError, ValueError) as error:
-        raise PoiseError(f"no valid label ({error})", where=item, do="mend the judgement") from error
+def _answer(final: Final, question: str, pair: PairRow) -> Any:
+    answer = getattr(final, question).get(pair.id)
+    return None if answer is None else answer.value
 
 
-def _prompt_row(row: PromptRow) -> dict[str, Any]:
-    category = Category.parse(row.category).value if row.category else None
-    source = row.provenance.source
-    return {
-        "prompt": row.prompt,
-        "prompt_source": source,
-        "kind": row.kind,
-        "category": category,
-        "severity": row.severity,
-    }
-
-
-def _qa_row(row: QARow, prompt: PromptRow, final: Final) -> dict[str, Any]:
-    label = _label(final, row.id)
-    return {
-        "prompt": row.prompt,
-        "response": row.response,
+def _pair(
+    pair: PairRow,
+    sides: tuple[QARow, QARow],
+    prompt: PromptRow,
+    final: Final,
+    labels: Mapping[str, PartialLabel] | None,
+) -> SingleRecord:
+    """A dual record where there are labels, otherwise a single one."""
+    row: dict[str, Any] = {
+        "prompt": sides[0].prompt,
+        "responses": tuple(side.response for side in sides),
         "prompt_source": prompt.provenance.source,
-        "response_source": row.provenance.source,
-        "is_safe": label.safe,
-        "harm_category": category_flags(label),
-        "severity_level": int(label.severity),
-        "sha256": response_hash(row.prompt, row.response),
+        "response_sources": tuple(side.provenance.source for side in sides),
+        "split": pair.split,
+        "source_id": pair.id,
     }
+    try:
+        if labels is None:
+            return SingleRecord(**row, better=_answer(final, "single", pair))
+        better, safer = (_answer(final, question, pair) for question in ("better", "safer"))
+        return DualRecord(**row, better=better, safer=safer, labels=tuple(labels[side.id] for side in sides))
+    except ValidationError as error:
+        name = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise PoiseError(f"an answer does not fit the columns ({name})", where=pair.id, do="mend it") from error
 
 
-def _single_row(pair: PairRow, sides: tuple[QARow, QARow], prompt: PromptRow, final: Final) -> dict[str, Any]:
-    return _pair_texts(sides, prompt) | {"better_response_id": final.single[pair.id].value}
-
-
-def _dual_row(pair: PairRow, sides: tuple[QARow, QARow], prompt: PromptRow, final: Final) -> dict[str, Any]:
-    row = _pair_texts(sides, prompt)
-    for i, side in enumerate(sides):
-        label = _label(final, side.id)
-        row[f"is_response_{i}_safe"] = label.safe
-        row[f"response_{i}_harm_category"] = category_flags(label)
-        row[f"response_{i}_severity_level"] = int(label.severity)
-    return row | {
-        "better_response_id": final.better[pair.id].value,
-        "safer_response_id": final.safer[pair.id].value,
-    }
-
-
-def _pair_texts(sides: tuple[QARow, QARow], prompt: PromptRow) -> dict[str, Any]:
-    row: dict[str, Any] = {"prompt": sides[0].prompt, "prompt_source": prompt.provenance.source}
-    for i, side in enumerate(sides):
-        row[f"response_{i}"] = side.response
-        row[f"response_{i}_source"] = side.provenance.source
-        row[f"response_{i}_sha256"] = response_hash(side.prompt, side.response)
-    return row
-
-
-def _judgement_rows(
-    corpus: Corpus, qa: Mapping[str, QARow], pairs: Mapping[str, PairRow], left_out: LeftOut
-) -> list[tuple[str, str, dict[str, Any]]]:
-    """(order key, split, row) of each judgement; `round` counts a rater's answers to one question about one item."""
+def _judgements(corpus: Corpus, qa: Mapping[str, QARow], left_out: Counter[str]) -> Iterator[JudgementRecord]:
+    """Judgements in the order of the log; `round` counts a rater's answers to one question about one item."""
     raters: dict[str, Rater] = {row.id: row for row in corpus.raters}
-    shown: dict[str, str] = {}
+    pairs = {row.id: row for row in corpus.pairs}
     rounds: Counter[tuple[str, str, str]] = Counter()
-    rows: list[tuple[str, str, dict[str, Any]]] = []
     for j in corpus.judgements:
         rater: Rater = _known(raters, j.rater, j.item)
-        if j.rater not in shown:
-            people = sum(raters[known].kind == "person" for known in shown)
-            shown[j.rater] = f"person-{people + 1}" if rater.kind == "person" else rater.id
         item = pairs.get(j.item) or qa.get(j.item)
         if item is None:
-            left_out["judgements"]["the item is no response and no pair of the corpus"] += 1
+            left_out["judgements: the item is no response and no pair of the corpus"] += 1
             continue
         sides = [qa[item.qa_0], qa[item.qa_1]] if isinstance(item, PairRow) else [item]
-        hashes = [response_hash(side.prompt, side.response) for side in sides]
         key = (j.item, j.question, j.rater)
-        row = {
-            "item": j.item,
-            "question": j.question,
-            "value": None if j.value is None else canonical_json(j.value),
-            "probability": j.probability,
-            "rater": shown[j.rater],
-            "rater_kind": rater.kind,
-            "rater_version": rater.version,
-            "round": rounds[key],
-            "policy": j.policy,
-            "response_0_sha256": hashes[0],
-            "response_1_sha256": hashes[1] if len(hashes) > 1 else None,
-        }
-        rows.append(("\x1f".join((*key[:2], shown[j.rater], f"{rounds[key]:06d}")), item.split, row))
+        yield JudgementRecord(
+            item=j.item,
+            question=j.question,
+            value=j.value,
+            rater=rater.id,
+            rater_kind=rater.kind,
+            rater_version=rater.version,
+            probability=j.probability,
+            round=rounds[key],
+            policy=j.policy,
+            responses=tuple(response_hash(side.prompt, side.response) for side in sides),
+            split=item.split,
+        )
         rounds[key] += 1
-    return rows

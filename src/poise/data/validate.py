@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from poise.data.columns import RESPONSES, SCHEMAS, hash_column, prompt_column
-from poise.data.keys import conversation_columns, conversations, hash_keys
+from poise.data.keys import Keys, conversation_columns, conversations, hash_keys
 from poise.data.mending import mended
 from poise.data.neardup import clusters
 from poise.data.rules import RULES, Mask, View, broken_rows
@@ -53,7 +54,12 @@ class Validation:
     @property
     def ok(self) -> bool:
         """True when no rule is broken, warnings aside."""
-        return not any(count for rule, count in self.counts.items() if RULES[rule].level == "error")
+        return not any(self.errors.values())
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Rule -> rows that break it, for the rules that are no mere warning."""
+        return {rule: count for rule, count in self.counts.items() if RULES[rule].level == "error"}
 
     def add(self, rule: str, place: str, count: int = 1) -> None:
         """Count violations, one of which is at `place`."""
@@ -135,7 +141,7 @@ def _check(
     *,
     strict: bool = False,
 ) -> Validation:
-    seen_labels = _LabelBook()
+    labels = _LabelBook()
     for unit, table in tables.items():
         seen: set[int] = set()
         number: Counter[str] = Counter()
@@ -143,14 +149,15 @@ def _check(
             name = f"{unit}/{file.name.split('-')[0]}" if strict else unit
             view, found = _looked_at(View(unit, batch, strict), mode, seen, result)
             _note(result, found, name, number[name], mode)
-            for row in seen_labels.conflicts(view):
-                result.add("label-conflict", f"{name}/{number[name] + row}")
+            labels.add(view, name, number[name])
             if writer is not None:
                 _keep(writer, view, found, mode, name, number[name])
             number[name] += batch.num_rows
             result.rows[name] = number[name]
             if progress is not None:
                 progress(batch.num_rows, unit)
+    result.counts["label-conflict"], places = labels.conflicts()
+    result.examples |= {"label-conflict": places} if places else {}
     return result
 
 
@@ -245,21 +252,37 @@ def _repeats(view: View, seen: set[int]) -> Mask:
 
 
 class _LabelBook:
-    """The first label of each response, to find another one later."""
+    """The severity of every labelled response, to find those that have two; 17 bytes a response."""
 
     def __init__(self) -> None:
-        self._first: dict[int, int] = {}
+        self._keys: list[Keys] = []
+        self._levels: list[NDArray[np.int8]] = []
+        self._rows: list[NDArray[np.int64]] = []
+        self._names: list[str] = []
 
-    def conflicts(self, view: View) -> list[int]:
-        """Rows with a response whose safe flag or severity is another than where it stood first."""
-        rows: set[int] = set()
+    def add(self, view: View, name: str, before: int) -> None:
+        """Note the labels of a batch; `before` rows of `name` came before it."""
         for response, label in zip(RESPONSES[view.unit], view.labels, strict=False):
-            keys = hash_keys(view.column(hash_column(view.unit, response)))
-            facts = np.where(label.safe_known & label.severity_known, label.severity, -1)
-            for row in np.flatnonzero(facts >= 0):
-                if self._first.setdefault(int(keys[row]), int(facts[row])) != facts[row]:
-                    rows.add(int(row))
-        return sorted(rows)
+            known = np.flatnonzero(label.safe_known & label.severity_known)
+            if len(known):
+                self._keys.append(hash_keys(view.column(hash_column(view.unit, response)))[known])
+                self._levels.append(label.severity[known].astype(np.int8))
+                self._rows.append(known + before)
+                self._names += [name]
+
+    def conflicts(self) -> tuple[int, list[str]]:
+        """(rows whose response has another severity where it stands first, places of the first ones)."""
+        if not self._keys:
+            return 0, []
+        keys, levels = np.concatenate(self._keys), np.concatenate(self._levels)
+        order = np.argsort(keys, kind="stable")
+        starts = np.concatenate([[True], keys[order][1:] != keys[order][:-1]])
+        first = levels[order][np.flatnonzero(starts)][np.cumsum(starts) - 1]
+        wrong = np.sort(order[(first != levels[order]) & (keys[order] != 0)])
+        ends = np.cumsum([len(part) for part in self._keys])
+        rows = np.concatenate(self._rows)
+        parts = np.searchsorted(ends, wrong[:_EXAMPLES], side="right")
+        return len(wrong), [f"{self._names[part]}/{rows[row]}" for part, row in zip(parts, wrong, strict=False)]
 
 
 def _wrong_columns(tables: Tables) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from poise.data.adapters.registry import SETS, format_of, mappings
 from poise.data.bridge import CorpusBuilder
 from poise.data.corpus import Corpus
-from poise.data.reading import Reader
 from poise.errors import PoiseError
 
 __all__ = ["read", "source_files"]
@@ -31,6 +30,8 @@ def read(name: str, path: Path | None = None) -> Corpus:
     Raises:
         PoiseError: unknown name, no such file, or the file is not in the expected format.
     """
+    from poise.data.reading import Reader  # it imports a neighbour of this file
+
     form = format_of(name)
     out = CorpusBuilder(name, keep_order=form.name.startswith("pku-safe"))
 

@@ -2,9 +2,9 @@
 
 A record is {"id", "fields": {...}, "metadata", "responses": {question: [{"value", "user_id", "status"}]},
 "suggestions": {question: {"value", "score", "agent"} or a list of them}}, as `rg.Dataset.records.to_list()` gives it.
-Fields are `prompt` with `response`, or with `response_0` and `response_1`. Questions: `categories` and `severity` (together a
-"label"), `safe`, `better`, `safer`, `single`; any other becomes a judgement of its own name. Lost on writing: labels of
-the row itself that nobody is named for.
+Fields are `prompt` with `response`, or with `response_0` and `response_1`. Questions: `categories` and `severity`
+(together a "label"), `safe`, `better`, `safer`, `single`; any other becomes a judgement of its own name. Lost on
+writing: labels of the row itself that nobody is named for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What every format adapter is: a function from source rows to records, and where it can be, one back.
 
 A format is one small file with a `Format` in it; `poise.data.adapters` lists them. `decode` sees one source row at a
-time, so everything streams. A row that cannot become a record raises `BadRowError` with the rule it breaks; wrong types are
-found by the records themselves. `encode` gets a record together with the judgements about it.
+time, so everything streams. A row that cannot become a record raises `BadRowError` with the rule it breaks; wrong
+types are found by the records themselves. `encode` gets a record together with the judgements about it.
 """
 
 from __future__ import annotations

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poise.data.containers.arrow import read_batches, read_columnar
-from poise.data.containers.find import SUFFIXES, find_files, is_data, resolve
+from poise.data.containers.delimited import read_csv
+from poise.data.containers.find import SUFFIXES, find_files, is_data
+from poise.data.containers.hub import resolve
 from poise.data.containers.lines import BadLine, Line
-from poise.data.containers.text import read_csv, read_json_lines, read_json_list
+from poise.data.containers.text import read_json_lines, read_json_list
 from poise.data.containers.write import write_lines
 from poise.errors import PoiseError
 

@@ -24,7 +24,8 @@ class BadLine:
     """Something that is no row.
 
     Args:
-        rule: "broken-json", "encoding", "too-long", "not-an-object" or "broken-file".
+        rule: "broken-json", "encoding", "too-long", "not-an-object", "broken-row" (a table's row with the wrong
+            number of cells, a stray quote, a value without a Python form) or "broken-file" (nothing after it is read).
         reason: one line that quotes no text.
         raw: the first 1,000 characters.
     """
@@ -38,4 +39,4 @@ class BadLine:
 
 def shown(raw: bytes) -> str:
     """The beginning of broken bytes as text."""
-    return raw[:SHOWN].decode("utf-8", "replace")
+    return raw[: 4 * SHOWN].decode("utf-8", "replace")[:SHOWN]

@@ -19,14 +19,13 @@ def run(ctx: StageContext, settings: ReleaseSettings) -> dict[str, Any]:
     """Write `dataset/`, readable with `datasets.load_dataset(<folder>, <config>)`; an order violation stops the run."""
     import shutil
 
-    from poise.data import Final, write_release
+    from poise.data import Final, corpus_tables, write_release
 
     corpus = read_corpus(ctx, "annotate")
-    folder = ctx.dir / "dataset"
-    shutil.rmtree(folder, ignore_errors=True)
-    release = write_release(
-        corpus, folder, name=settings.name, licence=settings.licence, seed=ctx.seed, final=Final.of(corpus, PRECEDENCE)
-    )
+    for name in ("tables", "dataset"):
+        shutil.rmtree(ctx.dir / name, ignore_errors=True)
+    tables = corpus_tables(corpus, Final.of(corpus, PRECEDENCE), ctx.dir / "tables")
+    release = write_release(tables, ctx.dir / "dataset", name=settings.name, licence=settings.licence, seed=ctx.seed)
     rows = release.validation.rows
     ctx.log(f"released {rows}; 0 violations")
-    return {"rows": rows, "violations": sum(release.validation.counts.values())}
+    return {"rows": rows, "violations": sum(release.validation.errors.values())}
