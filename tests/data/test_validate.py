@@ -1,4 +1,4 @@
-"""Every rule finds what breaks it and nothing else, every mode does what it says, a release is checked from its files."""
+"""Every rule finds what breaks it and nothing else, modes do what they say, a release is checked from its files."""
 
 from __future__ import annotations
 

@@ -408,11 +408,30 @@ def process(tmp_path: Path) -> Any:
     faults = tmp_path / "faults.json"
     faults.write_text('{"at": {"2": "unknown-model"}}')
     command = [sys.executable, "-m", "poise.llm.fake", "--seed", "3", "--faults", str(faults), "--log", "log.jsonl"]
-    child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    yield child.stdout.readline().strip(), child
-    child.kill()
-    child.wait()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as child:
+        assert child.stdout is not None
+        yield child.stdout.readline().strip(), child
+        child.kill()
+
+
+def test_curl_talks_to_it(process: Any, tmp_path: Path) -> None:
+    url, _ = process
+    body = tmp_path / "body.json"  # long enough for curl to ask before it sends
+    body.write_text(json.dumps({**ASK, "messages": [{"role": "user", "content": "word " * 400_000}]}))
+    curl = ["curl", "-sS", "--max-time", "10", "-d", f"@{body}"]
+
+    def said(*more: str) -> str:
+        return subprocess.run([*curl, *more], capture_output=True, text=True, check=True).stdout
+
+    try:
+        asked_first = said("-H", "Expect: 100-continue", f"{url}/chat/completions")
+    except FileNotFoundError:
+        pytest.skip("no curl")
+    assert json.loads(asked_first)["error"]["code"] == "context_length_exceeded"
+    body.write_text(json.dumps(ASK))
+    twice = said("-H", "Transfer-Encoding: chunked", f"{url}/chat/completions", f"{url}/chat/completions")
+    assert twice.count("model_not_found") == 1 and twice.count("chat.completion") == 1  # the second request is to fail
 
 
 def test_it_runs_as_a_process_and_stops_when_told(process: Any, tmp_path: Path) -> None:

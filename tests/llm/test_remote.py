@@ -31,13 +31,12 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
         schedule = tmp_path / "faults.json"
         schedule.write_text(json.dumps(faults))
         command = [sys.executable, "-m", "poise.llm.fake", "--faults", str(schedule), "--log", "log.jsonl"]
-        child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        try:
-            yield child.stdout.readline().strip()
-        finally:
-            child.kill()
-            child.wait()
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            try:
+                yield child.stdout.readline().strip()
+            finally:
+                child.kill()
 
     return started
 

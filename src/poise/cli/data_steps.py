@@ -159,7 +159,7 @@ def pairs(
     mixed: Annotated[float | None, typer.Option(help="Share of pairs with exactly one safe response.")] = None,
     both_safe: Annotated[float | None, typer.Option(help="Share with two safe responses.")] = None,
     both_unsafe: Annotated[float | None, typer.Option(help="Share with two unsafe responses.")] = None,
-    per_prompt: Annotated[int | None, typer.Option(help="Most pairs of one prompt.")] = None,
+    per_prompt: Annotated[int, typer.Option(help="Most pairs of one prompt.")] = 4,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
@@ -169,7 +169,7 @@ def pairs(
 
     strategy = PairStrategy(mixed=mixed, both_safe=both_safe, both_unsafe=both_unsafe, per_prompt=per_prompt)
     _, made = make_pairs(open_tables(path), strategy, out, seed, replace=force)
-    typer.echo(f"{out}: {made.summary()}")
+    typer.echo(f"{out}: {made.pairs:,} pairs of {made.possible:,} possible")
 
 
 @app.command()

@@ -1,9 +1,9 @@
 """The data room: every public format in, a validated and audited release out, at any size.
 
 `records` are rows that stand alone and `tables` keeps them as Parquet; `containers`, `adapters` and `reading` fill
-tables from files, `writing` goes back. `validate`, `audit`, `dedup`, `contamination`, `split`, `crosswalked` and `pairs`
-work on tables, `release` makes a public data set of them, `synth` makes test data. `rows` and `corpus` are what a run of
-the pipeline works on: rows that refer to each other; `bridge` leads from records to a corpus, `release_rows` back.
+tables from files, `writing` goes back. `validate`, `audit`, `dedup`, `contamination`, `split`, `crosswalked`, `pairs`
+work on tables, `release` makes a public data set of them, `synth` makes test data. `rows` and `corpus` are what a run
+of the pipeline works on: rows that refer to each other; `bridge` leads from records to a corpus, `release_rows` back.
 Names are loaded on first use, so that importing the row types does not start Arrow.
 """
 

@@ -120,7 +120,7 @@ def corpus_of(records: Iterable[Record], name: str, *, keep_order: bool = True) 
     return builder.corpus()
 
 
-def _unfit(record: QARecord | SingleRecord) -> str | None:
+def _unfit(record: QARecord | SingleRecord) -> str | None:  # noqa: PLR0911 - one reason a line
     """Why a corpus can't hold a record, None where it can."""
     texts = [record.prompt, *(record.responses if isinstance(record, SingleRecord) else (record.response,))]
     labels = [record.label] if isinstance(record, QARecord) else []

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from poise.data.columns import prompt_column
 from poise.data.keys import KeyMap, conversation_columns, conversations, distinct_conversations, response_keys
-from poise.data.neardup import NEAR, IntArray, cluster_stream
+from poise.data.minhash import IntArray
+from poise.data.neardup import NEAR, cluster_stream
 from poise.data.tables import BATCH, Tables, TableWriter, open_tables
 from poise.errors import PoiseError
 
@@ -51,9 +52,9 @@ def find_clusters(tables: Tables, on: On = "prompt", threshold: float = NEAR) ->
         raise PoiseError("no qa rows to look for near-duplicate answers in", where=str(tables.folder))
     if on == "prompt":
         texts = distinct_conversations(tables)
-        ids = cluster_stream(lambda: (texts[i : i + BATCH] for i in range(0, len(texts), BATCH)), threshold)
+        ids = cluster_stream((texts[i : i + BATCH] for i in range(0, len(texts), BATCH)), threshold)
     else:
-        ids = cluster_stream(lambda: _answers(tables), threshold)
+        ids = cluster_stream(_answers(tables), threshold)
     sizes = np.bincount(ids, minlength=len(ids)) if len(ids) else np.zeros(0, dtype=np.int64)
     return Clusters(ids, len(ids), int(np.sum(sizes > 1)), int(np.sum(np.maximum(sizes - 1, 0))))
 
@@ -115,6 +116,8 @@ def _write_clusters(path: Path, tables: Tables, found: Clusters, on: On) -> None
             ids = found.ids[start : start + len(part)]
             members = np.flatnonzero(sizes[ids] > 1)
             columns = [ids[members], members + start, ids[members] == members + start]
-            arrays = [pa.array(column) for column in columns] + [pa.array([part[i] for i in members], type=pa.string())]
+            arrays = [pa.array(column) for column in columns] + [
+                pa.array([part[int(i)] for i in members], type=pa.string())
+            ]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
             start += len(part)

@@ -237,7 +237,8 @@ def _same_type(there: pa.DataType, ours: pa.DataType) -> bool:
         return pa.types.is_string(there) or pa.types.is_large_string(there)
     if pa.types.is_integer(ours):
         return pa.types.is_integer(there)
-    return bool(there.equals(ours))
+    same: bool = there.equals(ours)
+    return same
 
 
 def _lone_surrogate(row: Mapping[str, Any]) -> str | None:

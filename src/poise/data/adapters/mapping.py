@@ -23,8 +23,8 @@ A value is read as `{column: NAME}` (or just NAME), with
     vote      of a list: "majority" (more than half) or "unopposed" (at least half, and nobody for another); a tie
               is unknown
 
-For `dual` and `single`, `columns` names `response_0` and `response_1`, or `chosen` and `rejected`, which are then put in
-the order of their hashes. `messages: {column: c, completion: d}` takes turns and prompt from chat messages.
+For `dual` and `single`, `columns` names `response_0` and `response_1`, or `chosen` and `rejected`, which are then put
+in the order of their hashes. `messages: {column: c, completion: d}` takes turns and prompt from chat messages.
 `drop: [{column: c, values: [..], reason: why}]` leaves rows out, counted. A mapping is only read, never written.
 """
 
