@@ -234,9 +234,9 @@ def _same_type(there: pa.DataType, ours: pa.DataType) -> bool:
         names = {inner.name: inner.type for inner in there} if pa.types.is_struct(there) else {}
         return all(_same_type(names.get(inner.name, pa.null()), inner.type) for inner in ours)
     if pa.types.is_string(ours):
-        return pa.types.is_string(there) or pa.types.is_large_string(there)
+        return bool(pa.types.is_string(there) or pa.types.is_large_string(there))
     if pa.types.is_integer(ours):
-        return pa.types.is_integer(there)
+        return bool(pa.types.is_integer(there))
     same: bool = there.equals(ours)
     return same
 

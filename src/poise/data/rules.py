@@ -236,7 +236,8 @@ def _logical_order(view: View) -> Mask:
     first, second = view.labels
     safer, judged = view.number("safer_response_id")
     one_safe = first.safe_known & second.safe_known & (first.safe != second.safe)
-    return one_safe & judged & (safer != np.where(first.safe, 0, 1))
+    wrong: Mask = one_safe & judged & (safer != np.where(first.safe, 0, 1))
+    return wrong
 
 
 def _hashes(view: View) -> Mask:

@@ -67,7 +67,7 @@ def _value(question: str, entries: Mapping[str, Mapping[str, Any]]) -> Any:
     """What the entries say; a discarded or missing answer is unjudged."""
     if any(entry.get("status") in ("discarded", "draft") for entry in entries.values()):
         return None
-    given = {name: entry.get("value") for name, entry in entries.items()}
+    given: dict[str, Any] = {name: entry.get("value") for name, entry in entries.items()}
     if question == "label":
         label: dict[str, Any] = {}
         try:

@@ -60,7 +60,7 @@ def _label(safe: object, names: tuple[str, ...] | None) -> PartialLabel:
     """The category is the question's; it says what the harm is where a response is unsafe."""
     if safe not in _YES:
         raise BadRowError("field-type", "a safe flag is neither yes nor no")
-    flag = _YES[safe]  # type: ignore[index]
+    flag = _YES[safe]
     return PartialLabel(safe=flag, categories=() if flag else names, taxonomy=TAXONOMY)
 
 

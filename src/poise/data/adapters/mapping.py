@@ -246,9 +246,9 @@ class Mapped(_Part):
     def decode(self, line: Line) -> Iterator[Record]:
         """The records of a source row."""
         row = line.row
-        for part in self.drop:
-            if row.get(part.column) in part.values:
-                raise BadRowError("unusable", part.reason)
+        for barred in self.drop:
+            if row.get(barred.column) in barred.values:
+                raise BadRowError("unusable", barred.reason)
         values = {name: value.of(row) for name, value in self.columns.items()}
         kept = {name: row[name] for name in self.keep if row.get(name) is not None}
         carried: dict[str, Any] = {"provenance": kept or None, "image": values.pop("image", None)}

@@ -33,10 +33,7 @@ def parse(transcript: object) -> list[Turn]:
     before, *parts = _TURN.split(transcript)
     if before.strip() or not parts:
         raise BadRowError("unusable", "a transcript does not begin with Human or Assistant")
-    return [
-        Turn(role=_ROLES[name], content=text.strip())  # type: ignore[arg-type]
-        for name, text in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    return [Turn(role=_ROLES[name], content=text.strip()) for name, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def render(turns: Sequence[Turn]) -> str:
