@@ -55,11 +55,11 @@ def texts(seed: int, purpose: int, ids: Ids, mean: float) -> list[str]:
 
     Args:
         purpose: tells prompts and answers with one id apart.
-        mean: words on average; lengths run from a quarter of it to four times. Longer prompts would make
+        mean: words on average; lengths run from a quarter of it to 3.5 times. Longer prompts would make
             near-duplicates of the short answers beside them, where prompt and answer are compared together.
     """
     chance = (draw(seed, purpose, ids) >> np.uint64(11)).astype(np.float64) / 2**53
-    lengths = np.clip(mean * (0.25 - 0.75 * np.log1p(-chance)), 4, 4 * mean).astype(np.int64)
+    lengths = np.clip(mean * (0.25 - 0.75 * np.log1p(-chance)), 4, 3.5 * mean).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     start = np.repeat(draw(seed, purpose + 1, ids), lengths)
