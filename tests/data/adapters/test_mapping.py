@@ -51,12 +51,9 @@ def test_values_bins_and_otherwise() -> None:
 
 def test_categories_of_another_taxonomy() -> None:
     part = {"safe": {"column": "ok"}, "categories": {"column": "kinds"}, "taxonomy": "beavertails-14"}
-    assert label(part, ok=False, kinds={"self_harm": 1, "animal_abuse": 0}).categories == ("self_harm",)
+    assert label(part, ok=False, kinds={"self_harm": 1, "animal_abuse": None}).categories == ("self_harm",)
     assert label(part, ok=False, kinds="self_harm").categories == ("self_harm",)
     assert label(part, ok=True, kinds=["self_harm"]).categories == ()  # of a safe row none applies
-    partial = {"self_harm": 0, "animal_abuse": None}  # nobody was asked about animals: this row is not known to be safe
-    assert label(part, ok=True, kinds=partial) == PartialLabel(taxonomy="beavertails-14")
-    assert label(part, ok=False, kinds=partial) == PartialLabel(safe=False, taxonomy="beavertails-14")
     with pytest.raises(BadRowError, match="unknown-category"):
         label(part, ok=False, kinds=["tea"])
 
@@ -165,8 +162,8 @@ def test_every_real_set_can_be_read(real_data: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_set_becomes_a_corpus(real_data: Path) -> None:
-    """PandaLM: 604 rows, of which 25 lack a text and 97 have no winner."""
+    """PandaLM: 604 rows, of which 24 lack a text and 97 have no winner."""
     corpus = read("pandalm_human", real_data)
-    assert sum(corpus.dropped.values()) == 122 and corpus.dropped["nothing is judged"] == 97
+    assert sum(corpus.dropped.values()) == 121 and corpus.dropped["nothing is judged"] == 97
     assert {judgement.question for judgement in corpus.judgements} == {"better"}
     assert {row.provenance.licence for row in corpus.qa} == {"Apache-2.0"}

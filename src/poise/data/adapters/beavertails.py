@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from poise.data.adapters.base import BadRowError, Fields, Format, SourceRow
+from poise.data.adapters.base import BadRowError, Format, SourceRow
 from poise.data.containers import Line
 from poise.data.records import JudgementRecord, PartialLabel, PromptRecord, QARecord, Record
 from poise.errors import PoiseError
@@ -24,10 +24,9 @@ def flagged(categories: object, taxonomy: str = TAXONOMY) -> tuple[str, ...]:
     Raises:
         BadRowError: it is neither, or names a category that the taxonomy does not have.
     """
-    flags = dict.fromkeys(categories, True) if isinstance(categories, list) else categories
-    if not isinstance(flags, dict) or not all(isinstance(flag, bool) for flag in flags.values()):
-        raise BadRowError("field-type", "category is neither a mapping name -> bool nor a list")
-    named = [name for name, flag in flags.items() if flag]
+    if not isinstance(categories, dict | list):
+        raise BadRowError("field-type", "category is neither a mapping nor a list")
+    named = [n for n, true in categories.items() if true] if isinstance(categories, dict) else categories
     try:
         return tuple(load_taxonomy(taxonomy).parse(name) for name in named)
     except PoiseError as error:
@@ -35,11 +34,11 @@ def flagged(categories: object, taxonomy: str = TAXONOMY) -> tuple[str, ...]:
 
 
 def _decode(line: Line) -> Iterator[Record]:
-    row = Fields(line.row)
-    names = flagged(row["categories"] if "categories" in row else row["category"])
+    row = line.row
+    names = flagged(row["category"] if "category" in row else row["categories"])
     label = PartialLabel(safe=row["is_safe"], categories=names, taxonomy=TAXONOMY)
     record = QARecord(
-        prompt=row["prompt"], response=row["response"], label=label, source_id=row.id, language=row.get("lang")
+        prompt=row["prompt"], response=row["response"], label=label, source_id=row.get("id"), language=row.get("lang")
     )
     yield record
     value = {"safe": label.safe, "categories": list(label.categories or ()), "taxonomy": TAXONOMY}
@@ -61,10 +60,9 @@ def _encode(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[S
 
 
 def _decode_evaluation(line: Line) -> Iterator[Record]:
-    row = Fields(line.row)
-    (name,) = flagged([row["category"]])
+    (name,) = flagged([line.row["category"]])
     label = PartialLabel(safe=False, categories=(name,), taxonomy=TAXONOMY)
-    yield PromptRecord(prompt=row["prompt"], kind="harmful", label=label, source_id=row.id)
+    yield PromptRecord(prompt=line.row["prompt"], kind="harmful", label=label, source_id=line.row.get("id"))
 
 
 def _encode_evaluation(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[SourceRow]:
@@ -85,7 +83,6 @@ BEAVERTAILS = Format(
     ".jsonl.gz",
     repeats=True,
     licence="CC-BY-NC-4.0",
-    sign=("category", "categories"),
 )
 BEAVERTAILS_EVALUATION = Format(
     "beavertails-evaluation",
@@ -96,5 +93,4 @@ BEAVERTAILS_EVALUATION = Format(
     ("prompt",),
     ".jsonl",
     licence="CC-BY-NC-4.0",
-    sign=("category_id",),
 )
