@@ -12,12 +12,17 @@ import sys
 from pathlib import Path
 
 from poise.errors import PoiseError
-from poise.llm.fake.faults import Faults
+from poise.llm.fake.faults import KINDS, Faults
 from poise.llm.fake.server import FakeServer, ServerLimits
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m poise.llm.fake", description="A fake OpenAI-compatible server.")
+    parser = argparse.ArgumentParser(
+        prog="python -m poise.llm.fake",
+        description="A fake OpenAI-compatible server on 127.0.0.1. Its first line of output is its address.",
+        epilog="faults:\n" + "\n".join(f"  {kind:16}{means}" for kind, means in KINDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
     parser.add_argument("--seed", type=int, default=0, help="of answers and faults")
     parser.add_argument("--latency-ms", type=float, default=1.0, help="from a request to its answer")

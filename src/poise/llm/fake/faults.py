@@ -42,6 +42,7 @@ KINDS: Mapping[str, str] = {
     "no-schema": "status 400, structured output is not supported",
 }
 """What can go wrong, by name."""
+_EXAMPLE = '{"at": {"3": "drop", "10-19": "500"}, "share": {"429": 0.01}, "retry_after_s": 1}'
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Faults:
 
     @classmethod
     def read(cls, path: Path) -> Faults:
-        """Read `{"at": {"3": "drop", "10-19": "500"}, "share": {"429": 0.01}, "retry_after_s": 1}`.
+        """Read a JSON object with any of `at` (numbers or ranges), `share`, `retry_after_s`.
 
         Raises:
             PoiseError: no such file, no JSON, or no schedule.
@@ -89,7 +90,7 @@ class Faults:
             unknown = set(told) - {"at", "share", "retry_after_s"}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise PoiseError(
-                f"no schedule of faults ({type(error).__name__})", where=str(path), do=(cls.read.__doc__ or "")[:84]
+                f"no schedule of faults ({type(error).__name__})", where=str(path), do=f"write it like {_EXAMPLE}"
             ) from error
         if unknown:
             raise PoiseError(f"unknown key {min(unknown)!r}", where=str(path), do="use at, share, retry_after_s")
