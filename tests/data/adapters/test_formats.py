@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from poise.data.adapters.base import BadRowError, Format
-from poise.data.adapters.label_studio import CONFIG
 from poise.data.adapters.registry import FORMATS, SETS, detect, format_of, mappings
-from poise.data.columns import response_hash
+from poise.data.columns import SCHEMAS, response_hash
 from poise.data.containers import Line
 from poise.data.records import (
     CorrectionRecord,
@@ -169,6 +168,17 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "response_2_helpful_rate": 2,
         },
     ),
+    (
+        "beavertails-v",
+        {
+            "question": "q",
+            "image": "images/2.png",
+            "category": load_taxonomy("beavertails-v-20").keys[0],
+            "image_severity": 1,
+            "response": "r",
+            "is_response_safe": "no",
+        },
+    ),
     ("hh-rlhf", {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}),
     ("trl-unpaired", {"prompt": "p", "completion": "c", "label": True}),
     (
@@ -242,6 +252,51 @@ def test_a_row_read_and_written_is_the_row(name: str, row: dict[str, Any]) -> No
     assert again == row
 
 
+RATES = {
+    f"response_{i}_{question}_rate": st.one_of(st.none(), st.integers(-3, 3))
+    for i in (1, 2)
+    for question in ("harmless", "helpful")
+}
+MADE_ROWS: list[tuple[str, st.SearchStrategy[dict[str, Any]]]] = [
+    (
+        "beavertails-v",
+        st.fixed_dictionaries(
+            {
+                **dict.fromkeys(("question", "image", "response_1", "response_2"), WORDS),
+                **dict.fromkeys(("response_1_from", "response_2_from"), WORDS),
+                **dict.fromkeys(("is_response_1_safe", "is_response_2_safe"), st.sampled_from(["yes", "no"])),
+                **dict.fromkeys(("more_helpful_response_id", "safer_response_id"), st.sampled_from(["1", "2"])),
+                "category": st.sampled_from(load_taxonomy("beavertails-v-20").keys),
+                "image_severity": st.one_of(st.none(), st.integers(0, 3)),
+                **RATES,
+            }
+        ).filter(lambda row: row["response_1"] != row["response_2"]),
+    ),
+    ("trl-unpaired", st.fixed_dictionaries({"prompt": WORDS, "completion": WORDS, "label": st.booleans()})),
+    (
+        "beavertails",
+        st.fixed_dictionaries(
+            {
+                "prompt": WORDS,
+                "response": WORDS,
+                "category": st.fixed_dictionaries(dict.fromkeys(BEAVER_FLAGS, st.booleans())),
+                "is_safe": st.booleans(),
+            }
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "rows"), MADE_ROWS, ids=lambda value: value if isinstance(value, str) else "")
+@given(data=st.data())
+def test_any_row_read_and_written_is_the_row(
+    name: str, rows: st.SearchStrategy[dict[str, Any]], data: st.DataObject
+) -> None:
+    row = data.draw(rows)
+    (again,) = encode(name, decode(name, row))
+    assert again == row
+
+
 def test_every_written_format_has_a_round_trip() -> None:
     tested = {name for name, _ in ROUND_TRIPS} | {name for name, _ in ROWS}
     assert tested == {form.name for form in FORMATS.values() if form.encode}
@@ -302,7 +357,6 @@ def test_judgements_made_elsewhere_are_written_for_label_studio_and_argilla() ->
         _, *again = decode(name, row)
         kept = [(j.question, j.value, j.rater_kind, j.probability) for j in again if isinstance(j, JudgementRecord)]
         assert kept == [(j.question, j.value, j.rater_kind, j.probability) for j in judged]
-    assert all(category.value in CONFIG for category in CATEGORIES)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +365,17 @@ def test_judgements_made_elsewhere_are_written_for_label_studio_and_argilla() ->
         ("pku-qa", {"prompt": "p", "response": "r", "safety_category": [19], "severity_category": 1}, "id-range"),
         ("pku-qa", {"prompt": "p", "response": "r", "harm_category": ["Nonsense"]}, "unknown-category"),
         ("pku-qa", {"prompt": "p", "response": "r", "harm_category": 3}, "field-type"),
+        ("pku-qa", {"prompt": "p", "response": "r", "harm_category": {"Drugs": "no"}}, "field-type"),
+        ("pku-qa", {"prompt": "p", "response": "r", "safety_category": "S5"}, "field-type"),
+        ("pku-qa", {"prompt": "p"}, "missing-column"),
+        ("beavertails", {"prompt": "p", "response": "r", "is_safe": True}, "missing-column"),
+        ("beavertails", {"prompt": "p", "response": "r", "category": {"self_harm": None}, "is_safe": True},
+         "field-type"),
+        ("aligner", {"question": "q", "answer": "a"}, "missing-column"),
+        ("hh-rlhf", {"chosen": "\n\nHuman: a\n\nAssistant: b"}, "missing-column"),
+        ("trl-preference", {"chosen": "x", "rejected": "y"}, "unusable"),
+        ("label-studio", {"data": {"prompt": "p", "response_0": "a"}}, "missing-column"),
+        ("argilla", {"fields": {"prompt": "p"}}, "missing-column"),
         ("beavertails", {"prompt": "p", "response": "r", "category": {"x": True}, "is_safe": True}, "unknown-category"),
         ("beavertails-v", {"question": "q", "image": 7, "response": "r", "is_response_safe": "yes"}, "field-type"),
         ("beavertails-v", {"question": "q", "image": "i", "response": "r", "is_response_safe": "maybe"}, "field-type"),
@@ -359,6 +424,38 @@ def test_older_column_generations() -> None:
     assert isinstance(pair, DualRecord) and pair.labels[1].categories == ("Violence",)
 
 
+def test_an_undecided_flag_stays_undecided() -> None:
+    flags: dict[str, bool | None] = dict.fromkeys((category.value for category in CATEGORIES), False)
+    flags |= {"Violence": True, "Drugs": None}
+    row = {"prompt": "p", "response": "r", "is_safe": False, "harm_category": flags}
+    (record,) = decode("pku-qa", row)
+    assert isinstance(record, QARecord)
+    assert (record.label.categories, record.label.undecided) == (("Violence",), ("Drugs",))
+    (again,) = encode("pku-qa", [record])
+    assert again["harm_category"] == flags
+
+
+def test_an_id_may_be_a_number() -> None:
+    for name, row in (
+        ("trl-preference", {"prompt": "p", "chosen": "a", "rejected": "b"}),
+        ("aligner", {"question": "q", "answer": "a", "correction": "c"}),
+        ("pku-prompt", {"prompt": "p", "prompt_source": "s"}),
+    ):
+        assert decode(name, row | {"id": 7})[0].source_id == "7"
+
+
+def test_texts_without_a_prompt_are_cut_where_they_part() -> None:
+    for chosen, rejected, prompt in (
+        ("The sky is blue.", "The sky is green.", "The sky is"),
+        ("The sky is grey.", "The sky is green.", "The sky is"),  # not within a word
+        ("a b", "a b c", "a"),
+    ):
+        (record,) = decode("trl-preference", {"chosen": chosen, "rejected": rejected})
+        assert isinstance(record, SingleRecord) and record.better is not None
+        assert record.prompt == prompt and prompt + record.responses[record.better] == chosen
+        assert prompt + record.responses[1 - record.better] == rejected
+
+
 def test_chosen_does_not_tell_its_position() -> None:
     """Of forty pairs the chosen one is response 0 in some and 1 in others, and always where its hash puts it."""
     sides = set()
@@ -373,7 +470,11 @@ def test_chosen_does_not_tell_its_position() -> None:
 
 def test_detection_needs_columns_that_only_one_format_has() -> None:
     found: dict[str, Format | None] = {name: detect(row) for name, row in ROWS}
+    found["pku-qa"] = detect(dict.fromkeys(SCHEMAS["qa"].names))
+    found["saferlhf_qa4k"] = detect(dict.fromkeys(["id", "prompt", "response", "is_safe"]))
     assert {name: form.name if form else None for name, form in found.items()} == {
+        "pku-qa": "pku-qa",
+        "saferlhf_qa4k": None,
         "beavertails": "beavertails",
         "beavertails-v": "beavertails-v",
         "hh-rlhf": None,  # hh-rlhf, its harmless split and TRL have the same two columns

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from poise.data.adapters.base import Format, SourceRow
+from poise.data.adapters.base import Fields, Format, SourceRow
 from poise.data.containers import Line
 from poise.data.records import CorrectionRecord, JudgementRecord, Record
 
 
 def _decode(line: Line) -> Iterator[Record]:
-    row = line.row
+    row = Fields(line.row)
     yield CorrectionRecord(
-        question=row["question"], answer=row["answer"], correction=row["correction"], source_id=row.get("id")
+        question=row["question"], answer=row["answer"], correction=row["correction"], source_id=row.id
     )
 
 

@@ -1,119 +1,145 @@
 """Argilla 2 records: every response of every user and every suggestion of every model survives.
 
-A record is {"id", "fields": {...}, "metadata", "responses": {question: [{"value", "user_id", "status"}]},
-"suggestions": {question: {"value", "score", "agent"} or a list of them}}, as `rg.Dataset.records.to_list()` gives it.
-Fields are `prompt` with `response`, or with `response_0` and `response_1`. Questions: `categories` and `severity`
-(together a "label"), `safe`, `better`, `safer`, `single`; any other becomes a judgement of its own name. Lost on
-writing: labels of the row itself that nobody is named for.
+* `argilla`: a record is {"id", "fields": {...}, "metadata", "responses": {question: [{"value", "user_id", "status"}]},
+  "suggestions": {question: {"value", "score", "agent"}}}, as `records.to_json()` and `to_list()` give it. Argilla holds
+  one suggestion for a question; where there are several, they are read from and written as a list.
+* `argilla-datasets`: the columns of `records.to_datasets()` ("safer.responses", "safer.responses.users",
+  "safer.suggestion.agent", ...), only read. It writes a suggested label as the number of a class whose name is not in
+  the rows; such an answer is unjudged, `to_json` has the name.
+
+Fields and questions are those of `poise.data.adapters.items`. The raw answers are kept in the provenance of their
+judgement, what else the record holds in the record's, and are written back as they were. Lost on writing: labels of
+the row itself that nobody is named for, sources, versions of raters, rounds. Raters of other origin are read back with
+"argilla:" before their name.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from poise.data.adapters.base import BadRowError, Format, SourceRow
+from poise.data.adapters.base import BadRowError, Fields, Format, SourceRow
+from poise.data.adapters.items import (
+    FIELDS,
+    PAIR_QUESTIONS,
+    answers_of,
+    fields_of,
+    hashes_of,
+    item_of,
+    question_of,
+    value_of,
+)
 from poise.data.containers import Line
 from poise.data.records import DualRecord, JudgementRecord, QARecord, Record
-from poise.harm import Category, Severity
 
-_SIDES = {"0": 0, "1": 1, "response_0": 0, "response_1": 1}
-_SAFE = {"safe": True, "unsafe": False, "true": True, "false": False}
+_KINDS = ("responses", "suggestions")
+_Entries = dict[str, dict[str, Any]]
 
 
 def _decode(line: Line) -> Iterator[Record]:
-    fields = line.row["fields"]
-    if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
-        raise BadRowError("missing-column", "fields hold no prompt")
-    about: dict[str, Any] = {"source_id": None if line.row.get("id") is None else str(line.row["id"])}
-    about["provenance"] = line.row.get("metadata") or None
-    if isinstance(fields.get("response"), str):
-        record: QARecord | DualRecord = QARecord(prompt=fields["prompt"], response=fields["response"], **about)
-        items: tuple[str, ...] = (record.item,) if isinstance(record, QARecord) else ()
-    else:
-        pair = fields.get("response_0"), fields.get("response_1")
-        record = DualRecord(prompt=fields["prompt"], responses=pair, **about)
-        items = record.items
+    yield from _records(Fields(line.row))
+
+
+def _records(row: Fields) -> Iterator[Record]:
+    fields, metadata = row["fields"], row.get("metadata") or {}
+    if not isinstance(fields, dict) or not isinstance(metadata, dict):
+        raise BadRowError("field-type", "fields or metadata are no object")
+    kept = {
+        "fields": {name: value for name, value in fields.items() if name not in FIELDS},
+        "metadata": metadata,
+        "record": {n: v for n, v in row.items() if n not in ("id", "fields", "metadata", *_KINDS)},
+    }
+    record = item_of(fields, row.id, {name: rest for name, rest in kept.items() if rest})
     yield record
-    for kind in ("responses", "suggestions"):
-        for (rater, question), (value, entries) in _by_rater(line.row.get(kind) or {}, kind).items():
-            score = next((e.get("score") for e in entries.values() if isinstance(e.get("score"), int | float)), None)
+    items = hashes_of(record)
+    for kind in _KINDS:
+        for (rater, question, number), entries in _by_rater(row.get(kind) or {}, kind).items():
+            score = next((e["score"] for e in entries.values() if isinstance(e.get("score"), int | float)), None)
             yield JudgementRecord(
                 item=":".join(items),
                 question=question,
-                value=value,
+                value=_value(question, entries),
                 rater=rater,
                 rater_kind="person" if kind == "responses" else "model",
                 probability=score if score is not None and 0 <= score <= 1 else None,
+                round=number,
                 responses=items,
                 provenance={"argilla": kind, "entries": entries},
             )
 
 
-def _by_rater(answers: Mapping[str, Any], kind: str) -> dict[tuple[str, str], tuple[Any, dict[str, dict[str, Any]]]]:
-    """(rater, question) -> (value, {Argilla's question: entry}); categories and severity are one question."""
-    grouped: dict[tuple[str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
-    for question, entries in answers.items():
+def _by_rater(answers: Mapping[str, Any], kind: str) -> dict[tuple[str, str, int], _Entries]:
+    """(rater, our question, round) -> Argilla's question -> entry."""
+    grouped: dict[tuple[str, str, int], _Entries] = defaultdict(dict)
+    for name, entries in answers.items():
+        rounds: Counter[str] = Counter()
         for entry in entries if isinstance(entries, list) else [entries]:
-            if isinstance(entry, dict):
-                who = entry.get("user_id") if kind == "responses" else entry.get("agent")
-                ours = "label" if question in ("categories", "severity") else question
-                grouped[f"argilla:{who}", ours][question] = entry
-    return {key: (_value(key[1], entries), entries) for key, entries in grouped.items()}
+            if not isinstance(entry, dict):
+                raise BadRowError("field-type", f"an entry of {kind} is no object")
+            rater = f"argilla:{entry.get('user_id' if kind == 'responses' else 'agent')}"
+            grouped[rater, question_of(name), rounds[rater]][name] = entry
+            rounds[rater] += 1
+    return grouped
 
 
-def _value(question: str, entries: Mapping[str, Mapping[str, Any]]) -> Any:
-    """What the entries say; a discarded or missing answer is unjudged."""
+def _value(question: str, entries: _Entries) -> Any:
+    """What the entries say; a discarded or drafted answer is unjudged."""
     if any(entry.get("status") in ("discarded", "draft") for entry in entries.values()):
         return None
-    given: dict[str, Any] = {name: entry.get("value") for name, entry in entries.items()}
-    if question == "label":
-        label: dict[str, Any] = {}
-        try:
-            if given.get("categories") is not None:
-                label["categories"] = [Category.parse(name).code for name in given["categories"]]
-            if given.get("severity") is not None:
-                level = given["severity"]
-                label["severity"] = int(Severity.parse(int(level) if str(level).isdigit() else level))
-        except ValueError as error:
-            raise BadRowError("unknown-category", "a value is no harm category or no severity") from error
-        return label or None
-    value = given[question]
-    if question == "safe":
-        return _SAFE.get(str(value).casefold())
-    return _SIDES.get(str(value).casefold()) if question in ("better", "safer", "single") else value
+    return value_of(question, {name: None if e.get("class") else e.get("value") for name, e in entries.items()})
 
 
 def _encode(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[SourceRow]:
     assert isinstance(record, QARecord | DualRecord)
-    fields: dict[str, Any] = {"prompt": record.prompt}
-    if isinstance(record, QARecord):
-        fields["response"] = record.response
-    else:
-        fields |= {f"response_{i}": record.responses[i] for i in (0, 1)}
-    answers: dict[str, dict[str, list[Any]]] = {"responses": {}, "suggestions": {}}
+    kept = record.provenance or {}
+    answers: dict[str, dict[str, list[Any]]] = {kind: {} for kind in _KINDS}
     for judgement in judgements:
-        kept = judgement.provenance or {}
+        origin = judgement.provenance or {}
         kind = "responses" if judgement.rater_kind == "person" else "suggestions"
-        entries = kept["entries"] if kept.get("argilla") == kind else _entries(judgement, kind)
+        entries = origin["entries"] if origin.get("argilla") == kind else _entries(judgement, kind)
         for question, entry in entries.items():
             answers[kind].setdefault(question, []).append(entry)
-    yield {"id": record.source_id, "fields": fields, "metadata": record.provenance or {}, **answers}
+    yield {
+        "id": record.source_id,
+        "fields": kept.get("fields", {}) | fields_of(record),
+        "metadata": kept.get("metadata", {}),
+        "responses": answers["responses"],
+        "suggestions": {name: made if len(made) > 1 else made[0] for name, made in answers["suggestions"].items()},
+        **kept.get("record", {}),
+    }
 
 
-def _entries(judgement: JudgementRecord, kind: str) -> dict[str, dict[str, Any]]:
-    who = {"user_id": judgement.rater} if kind == "responses" else {"agent": judgement.rater}
+def _entries(judgement: JudgementRecord, kind: str) -> _Entries:
+    who: dict[str, Any] = {"user_id": judgement.rater}
     if kind == "suggestions":
-        who["score"] = judgement.probability  # type: ignore[assignment]
-    value = judgement.value
-    if judgement.question == "label" and isinstance(value, dict):
-        names = [Category.parse(code).value for code in value.get("categories", [])]
-        found: dict[str, dict[str, Any]] = {"categories": {"value": names, **who}}
-        return found | ({"severity": {"value": value["severity"], **who}} if "severity" in value else {})
-    if judgement.question == "safe" and value is not None:
-        value = "safe" if value else "unsafe"
-    return {judgement.question: {"value": value, **who}}
+        who = {"score": judgement.probability, "agent": judgement.rater}
+    answers = answers_of(judgement) or {judgement.question: None}
+    return {name: {"value": value, **who} for name, value in answers.items()}
+
+
+def _decode_datasets(line: Line) -> Iterator[Record]:
+    row = Fields(line.row)
+    nested: dict[str, Any] = {"id": row.get("id"), "fields": {}, "metadata": {}, "responses": {}, "suggestions": {}}
+    for column, value in row.items():
+        question, _, rest = column.rpartition(".")
+        if rest == "responses":
+            columns = (value, row.get(f"{column}.users"), row.get(f"{column}.status"))
+            told = zip_longest(*(part or [] for part in columns))
+            nested["responses"][question] = [{"value": v, "user_id": by, "status": status} for v, by, status in told]
+        elif rest == "suggestion":
+            if value is not None:
+                made = {"value": value, "score": row.get(f"{column}.score"), "agent": row.get(f"{column}.agent")}
+                named = question in ("severity", "safe", *PAIR_QUESTIONS) and isinstance(value, int)
+                nested["suggestions"][question] = made | {"class": True} if named else made
+        elif column.endswith((".responses.users", ".responses.status", ".suggestion.score", ".suggestion.agent")):
+            continue
+        elif column in ("status", "_server_id"):
+            nested[column] = value
+        elif column != "id" and value is not None:
+            nested["fields" if column in FIELDS else "metadata"][column] = value
+    yield from _records(Fields(nested))
 
 
 ARGILLA = Format(
@@ -124,4 +150,10 @@ ARGILLA = Format(
     _encode,
     ("qa", "default"),
     ".json",
+)
+ARGILLA_DATASETS = Format(
+    "argilla-datasets",
+    "Argilla 2 records as columns, of `to_datasets`",
+    ("prompt", "_server_id"),
+    _decode_datasets,
 )

@@ -25,6 +25,18 @@ class BadRowError(Exception):
         super().__init__(f"{rule}: {reason}")
 
 
+class Fields(dict[str, Any]):
+    """A source row of which a column that is not there is missed by its name: a `BadRowError` of "missing-column"."""
+
+    def __missing__(self, name: str) -> Any:
+        raise BadRowError("missing-column", f"no column {name!r}")
+
+    @property
+    def id(self) -> str | None:
+        """The row's own id, a number as text."""
+        return None if self.get("id") is None else str(self["id"])
+
+
 @dataclass(frozen=True)
 class Format:
     """A public format.
@@ -33,6 +45,7 @@ class Format:
         name: what the user types after `--format`.
         about: one line for `poise data formats`.
         columns: source columns without which a file is not in this format.
+        sign: columns of which a row has one when `detect` may take it for this format; () where `columns` say enough.
         decode: one source row -> records, in order. A row with several annotators gives a QA or pair record and one
             judgement a rater.
         encode: a record and the judgements about it -> source rows; None where the format is only read.
@@ -52,3 +65,4 @@ class Format:
     suffix: str = ".jsonl"
     repeats: bool = False
     licence: str | None = None
+    sign: tuple[str, ...] = ()

@@ -1,14 +1,15 @@
 """BeaverTails: QA with 14 categories whose names hold commas, and its evaluation prompts.
 
 A row is one annotation: the same prompt and response come several times, by annotators without a name. Each becomes a
-"label" judgement, the QA stays one row with what most say. Lost on writing: anything but prompt, response, label.
+"label" judgement, the QA stays one row with what most say. The column may also be called `categories`, as a list of the
+true names. Lost on writing: anything but prompt, response, label; labels in another taxonomy, with their rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from poise.data.adapters.base import BadRowError, Format, SourceRow
+from poise.data.adapters.base import BadRowError, Fields, Format, SourceRow
 from poise.data.containers import Line
 from poise.data.records import JudgementRecord, PartialLabel, PromptRecord, QARecord, Record
 from poise.errors import PoiseError
@@ -24,9 +25,10 @@ def flagged(categories: object, taxonomy: str = TAXONOMY) -> tuple[str, ...]:
     Raises:
         BadRowError: it is neither, or names a category that the taxonomy does not have.
     """
-    if not isinstance(categories, dict | list):
-        raise BadRowError("field-type", "category is neither a mapping nor a list")
-    named = [n for n, true in categories.items() if true] if isinstance(categories, dict) else categories
+    flags = dict.fromkeys(categories, True) if isinstance(categories, list) else categories
+    if not isinstance(flags, dict) or not all(isinstance(flag, bool) for flag in flags.values()):
+        raise BadRowError("field-type", "category is neither a mapping name -> bool nor a list")
+    named = [name for name, flag in flags.items() if flag]
     try:
         return tuple(load_taxonomy(taxonomy).parse(name) for name in named)
     except PoiseError as error:
@@ -34,11 +36,11 @@ def flagged(categories: object, taxonomy: str = TAXONOMY) -> tuple[str, ...]:
 
 
 def _decode(line: Line) -> Iterator[Record]:
-    row = line.row
-    names = flagged(row["category"] if "category" in row else row["categories"])
+    row = Fields(line.row)
+    names = flagged(row["categories"] if "categories" in row else row["category"])
     label = PartialLabel(safe=row["is_safe"], categories=names, taxonomy=TAXONOMY)
     record = QARecord(
-        prompt=row["prompt"], response=row["response"], label=label, source_id=row.get("id"), language=row.get("lang")
+        prompt=row["prompt"], response=row["response"], label=label, source_id=row.id, language=row.get("lang")
     )
     yield record
     value = {"safe": label.safe, "categories": list(label.categories or ()), "taxonomy": TAXONOMY}
@@ -60,9 +62,10 @@ def _encode(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[S
 
 
 def _decode_evaluation(line: Line) -> Iterator[Record]:
-    (name,) = flagged([line.row["category"]])
+    row = Fields(line.row)
+    (name,) = flagged([row["category"]])
     label = PartialLabel(safe=False, categories=(name,), taxonomy=TAXONOMY)
-    yield PromptRecord(prompt=line.row["prompt"], kind="harmful", label=label, source_id=line.row.get("id"))
+    yield PromptRecord(prompt=row["prompt"], kind="harmful", label=label, source_id=row.id)
 
 
 def _encode_evaluation(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[SourceRow]:
@@ -83,6 +86,7 @@ BEAVERTAILS = Format(
     ".jsonl.gz",
     repeats=True,
     licence="CC-BY-NC-4.0",
+    sign=("category", "categories"),
 )
 BEAVERTAILS_EVALUATION = Format(
     "beavertails-evaluation",
@@ -93,4 +97,5 @@ BEAVERTAILS_EVALUATION = Format(
     ("prompt",),
     ".jsonl",
     licence="CC-BY-NC-4.0",
+    sign=("category_id",),
 )

@@ -1,64 +1,78 @@
 """Label Studio tasks: every annotation is a person's judgement, every prediction a model's, and all of them survive.
 
-Expected are `data.prompt` with `data.response`, or with `data.response_0` and `data.response_1`, and results of these
-controls (`CONFIG` is a labelling configuration that makes them):
+Fields (in `data`) and questions (the controls' names) are those of `poise.data.adapters.items`; `CONFIG` and
+`PAIR_CONFIG` are labelling configurations that make them. An annotation answers several questions and becomes as many
+judgements; a cancelled one, or one without results, is an unjudged label. The raw entry is kept in the provenance of
+its judgements, and what else the task and its data hold in the record's, so that they are written back as they were.
 
-    from_name     type       becomes the judgement
-    categories    choices    "label" (with `severity`)
-    severity      rating or choices 0..3
-    safe          choices    "safe" ("safe" or "unsafe")
-    better, safer, single    pairwise or choices (left / right, 0 / 1)
-
-A result of any other control becomes a judgement of the control's name with its value. The raw results, with everything
-else that an annotation or a prediction holds, are kept in the judgement's provenance and written back as they were.
-Lost on writing: labels of the row itself that nobody is named for.
+Lost on writing: labels of the row itself that nobody is named for, sources, rounds, and of an unjudged answer made
+elsewhere the question. Raters of other origin are read back with "label-studio:" before their name.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from poise.data.adapters.base import BadRowError, Format, SourceRow
+from poise.data.adapters.base import BadRowError, Fields, Format, SourceRow
+from poise.data.adapters.items import (
+    FIELDS,
+    PAIR_QUESTIONS,
+    answers_of,
+    fields_of,
+    hashes_of,
+    item_of,
+    question_of,
+    value_of,
+)
 from poise.data.containers import Line
 from poise.data.records import DualRecord, JudgementRecord, QARecord, Record
-from poise.harm import CATEGORIES, Category, Severity
+from poise.harm import CATEGORIES
 
 CONFIG = (
     '<View><Text name="prompt" value="$prompt"/><Text name="response" value="$response"/>'
     '<Choices name="safe" toName="response" choice="single"><Choice value="safe"/><Choice value="unsafe"/></Choices>'
     '<Choices name="categories" toName="response" choice="multiple">'
     + "".join(f'<Choice value="{category.value}"/>' for category in CATEGORIES)
-    + '</Choices><Rating name="severity" toName="response" maxRating="3"/></View>'
+    + '</Choices><Choices name="severity" toName="response" choice="single">'
+    + "".join(f'<Choice value="{level}"/>' for level in range(4))
+    + "</Choices></View>"
 )
-"""A labelling configuration for QA rows."""
+"""A labelling configuration for QA rows; severity as choices, since a rating has no 0."""
 
-_SIDES = {"left": 0, "right": 1, "0": 0, "1": 1, "response_0": 0, "response_1": 1}
-_SAFE = {"safe": True, "unsafe": False}
+PAIR_CONFIG = (
+    '<View><Text name="prompt" value="$prompt"/><Text name="response_0" value="$response_0"/>'
+    '<Text name="response_1" value="$response_1"/>'
+    + "".join(
+        f'<Choices name="{question}" toName="prompt" choice="single"><Choice value="response_0"/>'
+        '<Choice value="response_1"/></Choices>'
+        for question in PAIR_QUESTIONS
+    )
+    + "</View>"
+)
+"""A labelling configuration for pairs."""
+
+_KINDS = ("annotations", "predictions")
 
 
 def _decode(line: Line) -> Iterator[Record]:
-    data = line.row["data"]
-    if not isinstance(data, dict) or not isinstance(data.get("prompt"), str):
-        raise BadRowError("missing-column", "data holds no prompt")
-    about: dict[str, Any] = {"source_id": None if line.row.get("id") is None else str(line.row["id"])}
-    rest = {name: value for name, value in data.items() if not name.startswith(("prompt", "response"))}
-    about["provenance"] = rest or None
-    if isinstance(data.get("response"), str):
-        record: QARecord | DualRecord = QARecord(prompt=data["prompt"], response=data["response"], **about)
-        items: tuple[str, ...] = (record.item,) if isinstance(record, QARecord) else ()
-    else:
-        pair = data.get("response_0"), data.get("response_1")
-        record = DualRecord(prompt=data["prompt"], responses=pair, **about)
-        items = record.items
+    row = Fields(line.row)
+    data = row["data"]
+    if not isinstance(data, dict):
+        raise BadRowError("field-type", "data is no object")
+    kept = {
+        "data": {name: value for name, value in data.items() if name not in FIELDS},
+        "task": {name: value for name, value in row.items() if name not in ("id", "data", *_KINDS)},
+    }
+    record = item_of(data, row.id, {name: rest for name, rest in kept.items() if rest})
     yield record
-    rounds: dict[tuple[str, str], int] = {}
-    for kind, entry in _entries(line.row):
+    items = hashes_of(record)
+    rounds: Counter[tuple[str, str]] = Counter()
+    for kind, number, entry in _entries(row):
         rater = f"label-studio:{_rater(kind, entry)}"
+        score = entry.get("score")
         for question, value in _answers(entry):
-            number = rounds.setdefault((question, rater), 0)
-            rounds[question, rater] += 1
-            score = entry.get("score")
             yield JudgementRecord(
                 item=":".join(items),
                 question=question,
@@ -67,17 +81,18 @@ def _decode(line: Line) -> Iterator[Record]:
                 rater_kind="person" if kind == "annotations" else "model",
                 rater_version=str(entry.get("model_version") or ""),
                 probability=score if isinstance(score, int | float) and 0 <= score <= 1 else None,
-                round=number,
+                round=rounds[question, rater],
                 responses=items,
-                provenance={"label-studio": kind, "entry": entry},
+                provenance={"label-studio": kind, "number": number, "entry": entry},
             )
+            rounds[question, rater] += 1
 
 
-def _entries(row: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for kind in ("annotations", "predictions"):
-        for entry in row.get(kind) or []:
+def _entries(row: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    for kind in _KINDS:
+        for number, entry in enumerate(row.get(kind) or []):
             if isinstance(entry, dict):  # a plain export names predictions by id alone: there is nothing to keep
-                yield kind, entry
+                yield kind, number, entry
 
 
 def _rater(kind: str, entry: Mapping[str, Any]) -> str:
@@ -88,29 +103,13 @@ def _rater(kind: str, entry: Mapping[str, Any]) -> str:
 
 
 def _answers(entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(question, value) of the results of one annotation; cancelled ones and those without results are unjudged."""
-    found = {r.get("from_name"): _value(r) for r in entry.get("result") or [] if isinstance(r, dict)}
+    """(question, value) of the results of one annotation, in the order in which they are there."""
+    found = {str(r.get("from_name")): _value(r) for r in entry.get("result") or [] if isinstance(r, dict)}
     if entry.get("was_cancelled") or not found:
         yield "label", None
         return
-    if "categories" in found or "severity" in found:
-        names = found.pop("categories", None) or []
-        severity = found.pop("severity", None)
-        try:
-            label: dict[str, Any] = {"categories": [Category.parse(name).code for name in names]}
-            if severity is not None:
-                label["severity"] = int(Severity.parse(int(severity) if str(severity).isdigit() else severity))
-        except ValueError as error:
-            raise BadRowError("unknown-category", "a choice is no harm category or no severity") from error
-        yield "label", label
-    for question, value in found.items():
-        only = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if question == "safe":
-            yield "safe", _SAFE.get(str(only).casefold())
-        elif question in ("better", "safer", "single"):
-            yield question, _SIDES.get(str(only).casefold())
-        else:
-            yield str(question), value
+    for question in dict.fromkeys(question_of(name) for name in found):
+        yield question, value_of(question, found)
 
 
 def _value(result: Mapping[str, Any]) -> Any:
@@ -123,21 +122,18 @@ def _value(result: Mapping[str, Any]) -> Any:
 
 def _encode(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[SourceRow]:
     assert isinstance(record, QARecord | DualRecord)
-    data: dict[str, Any] = {"prompt": record.prompt}
-    if isinstance(record, QARecord):
-        data["response"] = record.response
-    else:
-        data |= {f"response_{i}": record.responses[i] for i in (0, 1)}
-    task: dict[str, Any] = {"data": data | (record.provenance or {}), "annotations": [], "predictions": []}
+    kept = record.provenance or {}
+    task: dict[str, Any] = {"data": kept.get("data", {}) | fields_of(record), "annotations": [], "predictions": []}
+    task |= kept.get("task", {})
     if record.source_id is not None:
         task["id"] = int(record.source_id) if record.source_id.isdigit() else record.source_id
     written: list[Any] = []
     for judgement in judgements:
-        kept = judgement.provenance or {}
-        if kept.get("label-studio") in ("annotations", "predictions"):
-            if kept["entry"] not in written:  # one entry answers several questions
-                written.append(kept["entry"])
-                task[kept["label-studio"]].append(kept["entry"])
+        origin = judgement.provenance or {}
+        if origin.get("label-studio") in _KINDS:
+            if origin not in written:  # one entry answers several questions
+                written.append(origin)
+                task[origin["label-studio"]].append(origin["entry"])
         elif judgement.rater_kind == "person":
             task["annotations"].append({"completed_by": judgement.rater, "result": _results(judgement)})
         else:
@@ -147,22 +143,20 @@ def _encode(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[S
 
 
 def _results(judgement: JudgementRecord) -> list[dict[str, Any]]:
-    value, target = judgement.value, {"to_name": "response"}
-    if value is None:
-        return []
-    if judgement.question == "label":
-        names = [Category.parse(code).value for code in value.get("categories", [])]
-        chosen = {"from_name": "categories", "type": "choices", "value": {"choices": names}} | target
-        rated = {"from_name": "severity", "type": "rating", "value": {"rating": value.get("severity")}} | target
-        return [chosen, rated] if value.get("severity") is not None else [chosen]
-    if judgement.question == "safe":
-        return [
-            {"from_name": "safe", "type": "choices", "value": {"choices": ["safe" if value else "unsafe"]}} | target
-        ]
-    if judgement.question in ("better", "safer", "single"):
-        side = {"selected": "right" if value else "left"}
-        return [{"from_name": judgement.question, "type": "pairwise", "value": side} | target]
-    return [{"from_name": judgement.question, "type": "choices", "value": {"choices": value}} | target]
+    about = "response" if len(judgement.responses) == 1 else "prompt"
+    return [
+        {"from_name": name, "to_name": about} | _result(name, answer) for name, answer in answers_of(judgement).items()
+    ]
+
+
+def _result(name: str, answer: Any) -> dict[str, Any]:
+    if name in ("safe", "severity", *PAIR_QUESTIONS):
+        return {"type": "choices", "value": {"choices": [str(answer)]}}
+    if isinstance(answer, list):
+        return {"type": "choices", "value": {"choices": answer}}
+    if isinstance(answer, str):
+        return {"type": "textarea", "value": {"text": answer}}
+    return {"type": "number", "value": {"number": answer}}
 
 
 LABEL_STUDIO = Format(

@@ -7,8 +7,8 @@
   in card order, and a number outside 0..18 quarantines the row.
 * `pku-prompt`: 2 fields, and our own three where they are there.
 
-The harm categories may be a mapping name -> bool (public) or a list of the true names. Lost on writing: everything that
-is no column of the format.
+The harm categories may be a mapping name -> bool (public; a null is undecided) or a list of the true names. Lost on
+writing: everything that is no column of the format; of a pair whose categories are unknown, sources and severity too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from poise.data.adapters.base import BadRowError, Format, SourceRow
+from poise.data.adapters.base import BadRowError, Fields, Format, SourceRow
 from poise.data.columns import SCHEMAS
 from poise.data.containers import Line
 from poise.data.records import (
@@ -34,27 +34,30 @@ from poise.harm import CATEGORIES, Category
 LICENCE = "CC-BY-NC-4.0"
 
 
-def names_of(categories: object) -> tuple[str, ...] | None:
-    """The public names that a harm-category field holds, None where it holds none.
+def _label(safe: bool | None, field: object, severity: int | None) -> PartialLabel:
+    """A label from its three columns; `field` holds the harm categories, None where it holds none.
 
     Raises:
-        BadRowError: it is no such field, or names an unknown category.
+        BadRowError: `field` is no such field, or names an unknown category.
     """
-    if categories is None:
-        return None
-    if isinstance(categories, dict):
-        named = [name for name, true in categories.items() if true]
-    elif isinstance(categories, list):
-        named = categories
-    else:
-        raise BadRowError("field-type", "harm_category is neither a mapping nor a list")
+    if field is None:
+        return PartialLabel(safe=safe, severity=severity)
+    flags = dict.fromkeys(field, True) if isinstance(field, list) else field
+    if not isinstance(flags, dict) or not all(isinstance(flag, bool | None) for flag in flags.values()):
+        raise BadRowError("field-type", "harm_category is neither a mapping name -> bool nor a list")
     try:
-        return tuple(Category.parse(name).value for name in named)
+        named = {Category.parse(name).value: flag for name, flag in flags.items()}
     except ValueError as error:
         raise BadRowError("unknown-category", "a harm category is none of the 19") from error
+    return PartialLabel(
+        safe=safe,
+        categories=tuple(name for name, flag in named.items() if flag),
+        undecided=tuple(name for name, flag in named.items() if flag is None),
+        severity=severity,
+    )
 
 
-def _single_values(row: dict[str, Any]) -> dict[str, Any]:
+def _single_values(row: Fields) -> dict[str, Any]:
     return {
         "prompt": row["prompt"],
         "responses": (row["response_0"], row["response_1"]),
@@ -62,17 +65,17 @@ def _single_values(row: dict[str, Any]) -> dict[str, Any]:
         "response_sources": (row.get("response_0_source"), row.get("response_1_source")),
         "hashes": (row.get("response_0_sha256"), row.get("response_1_sha256")),
         "better": row.get("better_response_id"),
-        "source_id": row.get("id"),
+        "source_id": row.id,
     }
 
 
 def _dual(line: Line) -> Iterator[Record]:
-    row = line.row
+    row = Fields(line.row)
     labels = tuple(
-        PartialLabel(
-            safe=row.get(f"is_response_{i}_safe"),
-            categories=names_of(row.get(f"response_{i}_harm_category")),
-            severity=row.get(f"response_{i}_severity_level"),
+        _label(
+            row.get(f"is_response_{i}_safe"),
+            row.get(f"response_{i}_harm_category"),
+            row.get(f"response_{i}_severity_level"),
         )
         for i in (0, 1)
     )
@@ -80,14 +83,14 @@ def _dual(line: Line) -> Iterator[Record]:
 
 
 def _single(line: Line) -> Iterator[Record]:
-    yield SingleRecord(**_single_values(line.row))
+    yield SingleRecord(**_single_values(Fields(line.row)))
 
 
 def _qa(line: Line) -> Iterator[Record]:
-    row = line.row
+    row = Fields(line.row)
     safe, severity = row.get("is_safe"), row.get("severity_level", row.get("severity_category"))
-    names = names_of(row.get("harm_category"))
-    if names is None and isinstance(row.get("safety_category"), list):
+    names = row.get("harm_category")
+    if names is None and row.get("safety_category") is not None:
         names = _numbered(row["safety_category"])
     if safe is None and severity is not None:
         safe = severity == 0
@@ -96,22 +99,24 @@ def _qa(line: Line) -> Iterator[Record]:
         response=row["response"],
         prompt_source=row.get("prompt_source"),
         response_source=row.get("response_source"),
-        label=PartialLabel(safe=safe, categories=names, severity=severity),
+        label=_label(safe, names, severity),
         sha256=row.get("sha256"),
-        source_id=row.get("id"),
+        source_id=row.id,
     )
 
 
-def _numbered(numbers: list[Any]) -> tuple[str, ...]:
-    if not all(isinstance(number, int) and 0 <= number < len(CATEGORIES) for number in numbers):
+def _numbered(numbers: object) -> list[str]:
+    if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+        raise BadRowError("field-type", "safety_category is no list of numbers")
+    if not all(0 <= number < len(CATEGORIES) for number in numbers):
         raise BadRowError("id-range", "a category number is outside 0..18")
-    return tuple(CATEGORIES[number].value for number in numbers)
+    return [CATEGORIES[number].value for number in numbers]
 
 
 def _prompt(line: Line) -> Iterator[Record]:
-    row = line.row
+    row = Fields(line.row)
     told = {name: row[name] for name in ("kind", "category", "severity") if row.get(name) is not None}
-    yield PromptRecord(prompt=row["prompt"], source=row.get("prompt_source"), source_id=row.get("id"), **told)
+    yield PromptRecord(prompt=row["prompt"], source=row.get("prompt_source"), source_id=row.id, **told)
 
 
 def _columns(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[SourceRow]:

@@ -12,15 +12,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from poise.data.adapters.aligner import ALIGNER
-from poise.data.adapters.argilla import ARGILLA
+from poise.data.adapters.argilla import ARGILLA, ARGILLA_DATASETS
 from poise.data.adapters.base import Format
 from poise.data.adapters.beavertails import BEAVERTAILS, BEAVERTAILS_EVALUATION
 from poise.data.adapters.beavertails_v import BEAVERTAILS_V
 from poise.data.adapters.label_studio import LABEL_STUDIO
-from poise.data.adapters.mapping import mapping_of
+from poise.data.adapters.mapping import mapping_of, parse_yaml
 from poise.data.adapters.pku import PKU_DUAL, PKU_PROMPT, PKU_QA, PKU_SINGLE
 from poise.data.adapters.transcripts import HH_RLHF, HH_RLHF_HARMLESS
 from poise.data.adapters.trl import OPENAI_CHAT, TRL_PREFERENCE, TRL_UNPAIRED
@@ -44,6 +42,7 @@ FORMATS: dict[str, Format] = {
         OPENAI_CHAT,
         LABEL_STUDIO,
         ARGILLA,
+        ARGILLA_DATASETS,
     )
 }
 """Name -> format, in the order of the documentation."""
@@ -74,7 +73,11 @@ def format_of(name: str) -> Format:
 
 def detect(row: Mapping[str, Any]) -> Format | None:
     """The named format whose columns a row has, None when none fits; of several the one that asks for most columns."""
-    fitting = [form for form in FORMATS.values() if all(column in row for column in form.columns)]
+    fitting = [
+        form
+        for form in FORMATS.values()
+        if all(column in row for column in form.columns) and (not form.sign or any(c in row for c in form.sign))
+    ]
     most = max((len(form.columns) for form in fitting), default=0)
     best = [form for form in fitting if len(form.columns) == most]
     return best[0] if len(best) == 1 else None
@@ -86,6 +89,6 @@ def mappings() -> dict[str, Format]:
     found = {}
     for file in sorted(files("poise.data").joinpath("mappings").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
-            form = mapping_of(yaml.safe_load(file.read_text(encoding="utf-8")), file.name)
+            form = mapping_of(parse_yaml(file.read_text(encoding="utf-8")), file.name)
             found[form.name] = form
     return found

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from poise.data.adapters.base import BadRowError, Format, SourceRow
+from poise.data.adapters.base import BadRowError, Fields, Format, SourceRow
 from poise.data.columns import response_hash
 from poise.data.containers import Line
 from poise.data.records import DualRecord, JudgementRecord, Record, SingleRecord, Turn
@@ -73,11 +73,12 @@ def conversation_pair(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> dict[
 
 def _decode(build: Callable[[dict[str, Any], int], Record]) -> Callable[[Line], Iterator[Record]]:
     def decode(line: Line) -> Iterator[Record]:
-        before = line.row.get("prompt") if not str(line.row["chosen"]).startswith("\n\nHuman:") else None
-        said = [line.row[name] if before is None else f"{before} {line.row[name]}" for name in ("chosen", "rejected")]
+        row = Fields(line.row)
+        before = row.get("prompt") if not str(row["chosen"]).startswith("\n\nHuman:") else None
+        said = [row[name] if before is None else f"{before} {row[name]}" for name in ("chosen", "rejected")]
         found = conversation_pair(parse(said[0]), parse(said[1]))
         side = found.pop("chosen")
-        yield build(found | {"source_id": line.row.get("id")}, side)
+        yield build(found | {"source_id": row.id}, side)
 
     return decode
 

@@ -1,14 +1,15 @@
 """TRL's preference and unpaired-preference formats, plain or conversational, and OpenAI chat messages.
 
-* `trl-preference`: `prompt`, `chosen`, `rejected`, or only the last two, which then begin with the prompt
-  (conversations only). The choice is read as one overall preference; written are single pairs, and of dual pairs the
-  more helpful one.
+* `trl-preference`: `prompt`, `chosen`, `rejected`, or only the last two, which then begin with the prompt: in texts it
+  is what they share, up to the last blank. The choice is read as one overall preference; written are single pairs, and
+  of dual pairs the more helpful one.
 * `trl-unpaired`: `prompt`, `completion`, `label`; the label becomes a judgement "desirable", since it says nothing of
   harm. Without a judgement an answer is written as desirable when it is labelled safe.
 * `openai-chat`: `messages`; what the assistant says last is the response, without it the row is a prompt. Tools and
-  other keys go to provenance.
+  other keys go to provenance. Not taken in: messages without a text (tool calls, images).
 
-Written rows are conversational where there are turns, plain otherwise. Lost on writing: labels, sources.
+Written rows are conversational where there are turns, plain otherwise. Lost on reading: keys of a message other than
+role and content. Lost on writing: labels, sources, images, and pairs without a choice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from poise.data.adapters.base import BadRowError, Format, SourceRow
+from poise.data.adapters.base import BadRowError, Fields, Format, SourceRow
 from poise.data.adapters.transcripts import conversation_pair, ordered
 from poise.data.containers import Line
 from poise.data.records import JudgementRecord, PromptRecord, QARecord, Record, SingleRecord, Turn
@@ -45,16 +46,30 @@ def _content(content: object) -> Any:
 
 
 def _preference(line: Line) -> Iterator[Record]:
-    row = line.row
+    row = Fields(line.row)
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if isinstance(chosen, str) and isinstance(rejected, str) and isinstance(prompt, str):
+    if isinstance(chosen, str) and isinstance(rejected, str) and isinstance(prompt, str | None):
+        if prompt is None:
+            prompt, chosen, rejected = _beginning(chosen, rejected)
         responses, side = ordered(prompt, chosen, rejected, ())
-        yield SingleRecord(prompt=prompt, responses=responses, better=side, source_id=row.get("id"))
+        yield SingleRecord(prompt=prompt, responses=responses, better=side, source_id=row.id)
         return
     before = [] if prompt is None else turns_of(prompt)
     found = conversation_pair([*before, *turns_of(chosen)], [*before, *turns_of(rejected)])
     side = found.pop("chosen")
-    yield SingleRecord(**found, better=side, source_id=row.get("id"))
+    yield SingleRecord(**found, better=side, source_id=row.id)
+
+
+def _beginning(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """(what both texts begin with, the rest of each): cut before the blank that begins the first word that differs."""
+    short = min(len(chosen), len(rejected))
+    start = next((i for i in range(short) if chosen[i] != rejected[i]), short)
+    while start and not chosen[start - 1].isspace():
+        start -= 1
+    prompt = chosen[:start].rstrip()
+    if chosen == rejected or not prompt:
+        raise BadRowError("unusable", "no prompt, and the texts do not begin with one")
+    return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
 
 
 def _encode_preference(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[SourceRow]:
@@ -84,12 +99,12 @@ def _answer(turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def _unpaired(line: Line) -> Iterator[Record]:
-    row = line.row
+    row = Fields(line.row)
     if isinstance(row["prompt"], str) and isinstance(row["completion"], str):
-        record = QARecord(prompt=row["prompt"], response=row["completion"], source_id=row.get("id"))
+        record = QARecord(prompt=row["prompt"], response=row["completion"], source_id=row.id)
     else:
         turns = [*turns_of(row["prompt"]), *turns_of(row["completion"])]
-        record = QARecord(**_answer(turns), source_id=row.get("id"))
+        record = QARecord(**_answer(turns), source_id=row.id)
     if not isinstance(row["label"], bool):
         raise BadRowError("field-type", "label is no boolean")
     yield record
@@ -111,9 +126,10 @@ def _encode_unpaired(record: Record, judgements: Sequence[JudgementRecord]) -> I
 
 
 def _chat(line: Line) -> Iterator[Record]:
-    turns = turns_of(line.row["messages"])
-    rest = {name: value for name, value in line.row.items() if name not in ("messages", "id")} or None
-    about: dict[str, Any] = {"provenance": rest, "source_id": line.row.get("id")}
+    row = Fields(line.row)
+    turns = turns_of(row["messages"])
+    rest = {name: value for name, value in row.items() if name not in ("messages", "id")} or None
+    about: dict[str, Any] = {"provenance": rest, "source_id": row.id}
     if turns and turns[-1].role == "assistant":
         yield QARecord(**_answer(turns), **about)
     elif turns and turns[-1].role == "user":
@@ -125,7 +141,8 @@ def _chat(line: Line) -> Iterator[Record]:
 def _encode_chat(record: Record, judgements: Sequence[JudgementRecord]) -> Iterator[SourceRow]:
     assert isinstance(record, QARecord | PromptRecord)
     answer = [_said(record.response)] if isinstance(record, QARecord) else []
-    yield {"messages": [*_asked(record), *answer]} | (record.provenance or {})
+    rest = {name: value for name, value in (record.provenance or {}).items() if name != "messages"}
+    yield {"messages": [*_asked(record), *answer]} | rest
 
 
 TRL_PREFERENCE = Format(
