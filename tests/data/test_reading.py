@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from poise.data.adapters.base import BadRowError, Format, SourceRow
+from poise.data.adapters.registry import format_of
 from poise.data.columns import SCHEMAS
 from poise.data.containers import Line, write_lines
 from poise.data.reading import Reader
@@ -153,3 +154,14 @@ def test_writing_what_can_not_be_written_says_so(tmp_path: Path) -> None:
         write_format(
             open_tables(tmp_path / "out"), Format("x", "", (), decode, encode, ("default",)), tmp_path / "x.jsonl"
         )
+
+
+@pytest.mark.parametrize("level", ["NaN", "Infinity", "1e400", str(2**63), str(10**30)])
+def test_a_number_that_no_column_holds_is_kept_out(tmp_path: Path, level: str) -> None:
+    file = tmp_path / "in.jsonl"
+    good = '{"prompt":"p","response":"r","response_source":"m","is_safe":true,"severity_level":0}'
+    file.write_text(f"{good}\n{good.replace(':0', f':{level}')}\n")
+    tables = Reader(format_of("pku-qa")).read([file], tmp_path / "out")
+    assert tables.rows == {"qa": 1}
+    (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["rule"] == "field-type"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Iterable
@@ -74,6 +75,11 @@ NO_FLAGS = dict.fromkeys((category.value for category in CATEGORIES), False)
         (QA, {"severity_level": 0}, "safe-severity-category"),
         (QA, {"harm_category": NO_FLAGS}, "safe-severity-category"),
         (QA, {"harm_category": None, "is_safe": True}, "safe-severity-category"),
+        (
+            QARecord(prompt="p", response="r", label=PartialLabel(safe=False, categories=("own",), taxonomy="mine")),
+            {"is_safe": True},
+            "safe-severity-category",
+        ),
         (QA, {"taxonomy": "beavertails-14", "categories": ["self-harm"]}, "unknown-category"),
         (QA, {"taxonomy": None, "categories": ["self_harm"]}, "unknown-category"),
         (PAIR, {"safer_response_id": 1}, "logical-order"),
@@ -330,3 +336,78 @@ def test_the_summary_is_readable(tmp_path: Path) -> None:
     text = validate(tables(tmp_path / "a", bad_rows())).summary()
     assert "default 1, qa 6" in text and text.endswith("not valid")
     assert "logical-order" in text and "p3" not in text
+
+
+def test_two_safe_flags_of_one_response_are_a_conflict_without_severity(tmp_path: Path) -> None:
+    safe = QARecord(prompt="p", response="b", label=PartialLabel(safe=True))
+    pair = DualRecord(prompt="p", responses=("b", "z"), labels=(PartialLabel(safe=False), PartialLabel()))
+    found = validate(tables(tmp_path / "a", [pair, safe, safe.model_copy(update={"prompt": "q", "sha256": None})]))
+    assert found.counts["label-conflict"] == 1 and found.examples["label-conflict"] == ["qa/0"]
+
+
+def test_a_probability_that_is_no_number_is_kept_out(tmp_path: Path) -> None:
+    row = JudgementRecord(item="i", question="safe", rater="r", responses=("h",), probability=float("nan"))
+    found = validate(tables(tmp_path / "a", [row]), "quarantine", tmp_path / "b")
+    assert found.counts["id-range"] == 1
+    assert json.loads((tmp_path / "b" / "quarantine.jsonl").read_text())["row"]["probability"] == "nan"
+
+
+def test_repair_decides_nothing_from_a_value_out_of_range_and_nothing_for_a_neighbour(tmp_path: Path) -> None:
+    odd = QARecord(prompt="a", response="b", label=PartialLabel(safe=False, categories=(), severity=-1))
+    wrong = QARecord(prompt="c", response="d", sha256="0" * 64)
+    blank = QARecord(prompt="e", response=" ", sha256="1" * 64)
+    rows = [record.columns() for record in (odd, wrong, blank)] + [QA.columns() | {"sha256": None}]
+    folder = tmp_path / "a" / "data" / "qa"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=TABLES["qa"]), folder / "part-00000.parquet")
+    found = validate(open_tables(tmp_path / "a"), "repair", tmp_path / "b")
+    assert found.repaired == {"response-hash": 1}
+    assert {rule: n for rule, n in found.counts.items() if n} == {
+        "id-range": 1,
+        "safe-severity-category": 1,
+        "empty-text": 1,
+        "response-hash": 1,
+    }
+    lines = [json.loads(line) for line in (tmp_path / "b" / "quarantine.jsonl").read_text().splitlines()]
+    assert [(line["where"], line["row"]["sha256"]) for line in lines] == [("qa/0", odd.item), ("qa/2", "1" * 64)]
+    (batch,) = open_tables(tmp_path / "b")["qa"].batches()
+    assert batch.column("sha256").to_pylist() == [QARecord(prompt="c", response="d").item, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("severity_level", ["high"]), ("harm_category", ["x"]), ("prompt", [1]), ("is_safe", ["yes"])]
+)
+def test_a_column_of_another_kind_is_counted_in_file_and_rows(tmp_path: Path, name: str, column: list[Any]) -> None:
+    test = release(tmp_path) / "data" / "qa" / "test-00000-of-00001.parquet"
+    table = pq.read_table(test)
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(column)), test)
+    found = validate_release(tmp_path)
+    assert {rule: n for rule, n in found.counts.items() if n} == {"field-type": 2}
+    assert found.examples["field-type"] == ["qa/test/0", "qa/test-00000-of-00001.parquet"]
+
+
+def test_a_release_with_bad_bytes_in_a_prompt_is_reported(tmp_path: Path) -> None:
+    test = release(tmp_path) / "data" / "qa" / "test-00000-of-00001.parquet"
+    table = pq.read_table(test)
+    raw = pa.array([b"\xff"], type=pa.binary()).buffers()
+    texts = pa.StringArray.from_buffers(1, raw[1], raw[2])
+    pq.write_table(table.set_column(0, table.schema.field(0), texts), test)
+    assert {rule: n for rule, n in validate_release(tmp_path).counts.items() if n} == {"encoding": 1}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"files": "x"}', '{"files": [{}]}', '{"files": [1]}'])
+def test_a_manifest_of_another_kind_breaks_the_rule(tmp_path: Path, text: str) -> None:
+    (release(tmp_path) / "manifest.json").write_text(text)
+    assert validate_release(tmp_path).examples["manifest"] == ["manifest.json"]
+
+
+def test_the_manifest_names_every_table_and_nothing_outside(tmp_path: Path) -> None:
+    folder = release(tmp_path / "r")
+    (tmp_path / "outside.txt").write_text("x")
+    outside = {"path": "../outside.txt", "sha256": hashlib.sha256(b"x").hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({"files": [outside]}))
+    assert validate_release(folder).examples["manifest"] == [
+        "data/qa/test-00000-of-00001.parquet",
+        "data/qa/train-00000-of-00001.parquet",
+        "../outside.txt",
+    ]

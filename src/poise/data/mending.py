@@ -5,12 +5,12 @@
   needs no choice: a safe flag, severity 0, no category.
 * `logical-order`: the safe response is made the safer one.
 
-A later copy of a row is left out by validation itself.
+A row that breaks another rule as well, or cannot be mended altogether, stays as it was read. A later copy of a row is
+left out by validation itself.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,32 +19,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from poise.data.columns import HARM_CATEGORY, RESPONSES, hash_column, label_columns
-from poise.data.rules import CHECKS, Mask, View
+from poise.data.rules import CHECKS, Mask, View, broken_rows
 from poise.harm import CATEGORIES
 
 
-def mended(view: View, found: Mapping[str, Mask]) -> tuple[pa.RecordBatch, Counter[str]]:
-    """The batch with its mendable rows mended, and rule -> rows that no longer break it."""
-    if "encoding" in found:
-        return view.batch, Counter()
-    columns = dict(zip(view.batch.schema.names, view.batch.columns, strict=True))
-    if "response-hash" in found:
-        for response, hashes in view.hashes.items():
-            columns[hash_column(view.unit, response)] = pa.array(hashes, type=pa.string())
-    if "safe-severity-category" in found:
-        for response in RESPONSES[view.unit]:
-            _mend_label(view, response, found["safe-severity-category"], columns)
-    batch = pa.RecordBatch.from_arrays(list(columns.values()), schema=view.batch.schema)
-    if "logical-order" in found:
-        again = View(view.unit, batch, view.strict)
-        wrong = CHECKS["logical-order"](again)
-        safer, _ = again.number("safer_response_id")
-        place = batch.schema.get_field_index("safer_response_id")
-        right = pc.if_else(pa.array(wrong), pa.array(1 - np.clip(safer, 0, 1)), batch.column(place))
-        batch = batch.set_column(place, batch.schema.field(place), right)
-    after = View(view.unit, batch, view.strict)
-    fixed = {rule: int((mask & ~CHECKS[rule](after)).sum()) for rule, mask in found.items() if rule in CHECKS}
-    return batch, Counter({rule: count for rule, count in fixed.items() if count})
+def mended(view: View, found: Mapping[str, Mask]) -> tuple[pa.RecordBatch, Mask]:
+    """The batch with its mendable rows mended, and which rows those are: shape (N,)."""
+    broken = np.logical_or.reduce([view.nothing, *found.values()])
+    given = dict(zip(view.batch.schema.names, view.batch.columns, strict=True))
+    columns = dict(given)
+    for response in RESPONSES[view.unit]:
+        if (wrong := found.get("response-hash")) is not None:
+            name = hash_column(view.unit, response)
+            known = pc.and_(pa.array(wrong), columns[name].is_valid())
+            columns[name] = pc.if_else(known, pa.array(view.hashes[response], type=pa.string()), columns[name])
+        if (torn := found.get("safe-severity-category")) is not None:
+            _mend_label(view, response, torn, columns)
+    after = _view(view, columns)
+    misordered = CHECKS["logical-order"](after) & broken
+    if misordered.any():
+        safer, _ = after.number("safer_response_id")
+        right = pc.if_else(pa.array(misordered), pa.array(1 - np.clip(safer, 0, 1)), columns["safer_response_id"])
+        columns["safer_response_id"] = right
+        after = _view(view, columns)
+    fixed = broken & ~np.logical_or.reduce([view.unreadable, *broken_rows(after).values()])
+    chosen = [
+        old if columns[name] is old else pc.if_else(pa.array(fixed), columns[name], old) for name, old in given.items()
+    ]
+    return pa.RecordBatch.from_arrays(chosen, schema=view.batch.schema), fixed
+
+
+def _view(view: View, columns: Mapping[str, Any]) -> View:
+    return View(view.unit, pa.RecordBatch.from_arrays(list(columns.values()), schema=view.batch.schema), view.strict)
 
 
 def _mend_label(view: View, response: str, broken: Mask, columns: dict[str, Any]) -> None:

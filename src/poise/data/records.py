@@ -12,15 +12,18 @@ validator must be able to hold what it finds wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import StrictBool, StrictInt, StrictStr, field_validator
+from pydantic import Field, StrictBool, StrictInt, StrictStr, field_validator
 
 from poise.data.columns import label_columns, response_hash
 from poise.data.corpus import canonical_json
 from poise.data.rows import Row, Split
 from poise.harm import CATEGORIES, Category
 from poise.harm.taxonomy import PKU
+
+Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+"""What a column of integers can hold."""
 
 Kind = Literal["harmful", "lookalike", "ordinary", "unknown"]
 
@@ -46,7 +49,7 @@ class PartialLabel(Row):
     safe: StrictBool | None = None
     categories: tuple[StrictStr, ...] | None = None
     undecided: tuple[StrictStr, ...] = ()
-    severity: StrictInt | None = None
+    severity: Integer | None = None
     taxonomy: StrictStr = PKU
 
     @field_validator("categories", "undecided")
@@ -123,7 +126,7 @@ class PromptRecord(Record):
     source: StrictStr | None = None
     kind: Kind = "unknown"
     category: StrictStr | None = None
-    severity: StrictInt = 0
+    severity: Integer = 0
     label: PartialLabel = UNKNOWN
 
     def columns(self) -> dict[str, Any]:
@@ -179,7 +182,7 @@ class SingleRecord(Record):
     responses: tuple[StrictStr, StrictStr]
     prompt_source: StrictStr | None = None
     response_sources: tuple[StrictStr | None, StrictStr | None] = (None, None)
-    better: StrictInt | None = None
+    better: Integer | None = None
     hashes: tuple[StrictStr | None, StrictStr | None] = (None, None)
 
     @property
@@ -206,7 +209,7 @@ class DualRecord(SingleRecord):
     unit: ClassVar[str] = "default"
 
     labels: tuple[PartialLabel, PartialLabel] = (UNKNOWN, UNKNOWN)
-    safer: StrictInt | None = None
+    safer: Integer | None = None
 
     def columns(self) -> dict[str, Any]:
         """See `Record.columns`."""
@@ -239,7 +242,7 @@ class JudgementRecord(Record):
     rater_kind: Literal["person", "model", "rule", "import"] = "import"
     rater_version: StrictStr = ""
     probability: float | None = None
-    round: StrictInt = 0
+    round: Integer = 0
     policy: StrictStr | None = None
     responses: tuple[StrictStr] | tuple[StrictStr, StrictStr]
 

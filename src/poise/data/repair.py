@@ -9,6 +9,7 @@ from typing import Any
 
 _NUMBER = re.compile(r"(_id|_level|^severity|_severity)$")
 _FLAG = re.compile(r"(^is_|_safe$|^safe$|^flagged$)")
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # fits 64 bits and reads back as it stood: "0042" is a name
 _WORDS = {"true": True, "false": False, "yes": True, "no": False}
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -34,7 +35,7 @@ def _value(name: str, value: Any, done: list[str]) -> Any:
 
 
 def _text(name: str, value: str, done: list[str]) -> Any:
-    if _NUMBER.search(name) and value.strip().isdecimal():
+    if _NUMBER.search(name) and _INTEGER.fullmatch(value.strip()):
         done.append(f"{name}: text to integer")
         return int(value)
     if _FLAG.search(name) and value.strip().casefold() in _WORDS:

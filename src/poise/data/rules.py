@@ -52,14 +52,20 @@ RULES: dict[str, Rule] = {
 class View:
     """A batch with what several rules need, computed once.
 
+    `given` is the batch as it came; in `batch`, which the rules look at, a row with a text that is not valid UTF-8
+    (`unreadable`) is null in every column.
+
     Args:
         batch: N rows with the columns of `TABLES[unit]`.
         strict: hold rows to what a release needs.
     """
 
     def __init__(self, unit: str, batch: pa.RecordBatch, strict: bool = False) -> None:
-        self.unit, self.batch, self.strict = unit, batch, strict
+        self.unit, self.given, self.strict = unit, batch, strict
         self.nothing: Mask = np.zeros(batch.num_rows, dtype=np.bool_)
+        self.unreadable = unreadable(batch)
+        rows = pa.array(np.arange(batch.num_rows), mask=self.unreadable)
+        self.batch = batch.take(rows) if self.unreadable.any() else batch
 
     def column(self, name: str) -> pa.Array:
         """One column."""
@@ -106,7 +112,8 @@ class View:
 class _Labels(NamedTuple):
     """Three facts about one response of N rows, each with a mask of where it is known.
 
-    `harmful` is True with at least one category; `listed` where all categories are known, so that none means safe.
+    `harmful` is True with at least one category of any taxonomy; `listed` where all 19 of ours are known, so that none
+    means safe: another taxonomy may have no word for a harm. A severity out of range tells nothing.
     """
 
     safe: Mask
@@ -121,12 +128,26 @@ class _Labels(NamedTuple):
         safe, flags, severity = label_columns(view.unit, response) or ("", "", "")
         struct = view.column(flags)
         known = ~_numpy(struct.is_null())
-        harmful, listed = view.nothing.copy(), known.copy()
+        named = view.column("categories" if view.unit == "qa" else f"{response}_categories")
+        harmful, listed = _numpy(pc.fill_null(pc.greater(pc.list_value_length(named), 0), False)), known.copy()
         for index in range(len(CATEGORIES)):
             flag = struct.field(index)
-            harmful |= _numpy(pc.fill_null(flag, False)) & known
+            harmful = harmful | _numpy(pc.fill_null(flag, False)) & known
             listed &= ~_numpy(flag.is_null())
-        return cls(*view.flag(safe), *view.number(severity), harmful, listed)
+        level, told = view.number(severity)
+        return cls(*view.flag(safe), level, told & (level >= 0) & (level <= 3), harmful, listed)
+
+    @property
+    def torn(self) -> Mask:
+        """Where two known facts contradict each other."""
+        harmless = self.severity == 0
+        none = self.listed & ~self.harmful
+        torn: Mask = (
+            (self.safe_known & self.severity_known & (self.safe != harmless))
+            | (self.harmful & ((self.safe_known & self.safe) | (self.severity_known & harmless)))
+            | (none & ((self.safe_known & ~self.safe) | (self.severity_known & ~harmless)))
+        )
+        return torn
 
 
 def _numpy(column: pa.Array) -> Mask:
@@ -150,17 +171,19 @@ def _field_type(view: View) -> Mask:
     return broken
 
 
-def _encoding(view: View) -> Mask:
-    """Arrow holds any bytes in a text column; a batch is looked at row by row only where one is bad."""
-    texts = [name for name in view.batch.schema.names if pa.types.is_string(view.batch.schema.field(name).type)]
-    broken = view.nothing.copy()
-    for name in texts:
+def unreadable(batch: pa.RecordBatch) -> Mask:
+    """Rows with a text, on whatever level, that is not valid UTF-8: shape (N,).
+
+    Arrow holds any bytes in a text column; a batch is looked at row by row only where one is bad.
+    """
+    broken: Mask = np.zeros(batch.num_rows, dtype=np.bool_)
+    for column in batch.columns:
         try:
-            view.column(name).validate(full=True)
+            column.validate(full=True)
         except pa.ArrowInvalid:
-            for row in range(view.batch.num_rows):
+            for row, value in enumerate(column):
                 try:
-                    view.column(name)[row].as_py()
+                    value.as_py()
                 except UnicodeDecodeError:
                     broken[row] = True
     return broken
@@ -222,11 +245,7 @@ def _label_agrees(view: View) -> Mask:
     """Any two known facts that contradict each other."""
     broken = view.nothing.copy()
     for label in view.labels:
-        harmless = label.severity == 0
-        broken |= label.safe_known & label.severity_known & (label.safe != harmless)
-        broken |= label.harmful & ((label.safe_known & label.safe) | (label.severity_known & harmless))
-        none = label.listed & ~label.harmful
-        broken |= none & ((label.safe_known & ~label.safe) | (label.severity_known & ~harmless))
+        broken |= label.torn
     return broken
 
 
@@ -235,7 +254,7 @@ def _logical_order(view: View) -> Mask:
         return view.nothing
     first, second = view.labels
     safer, judged = view.number("safer_response_id")
-    one_safe = first.safe_known & second.safe_known & (first.safe != second.safe)
+    one_safe = first.safe_known & second.safe_known & (first.safe != second.safe) & ~first.torn & ~second.torn
     wrong: Mask = one_safe & judged & (safer != np.where(first.safe, 0, 1))
     return wrong
 
@@ -243,14 +262,14 @@ def _logical_order(view: View) -> Mask:
 def _hashes(view: View) -> Mask:
     broken = view.nothing.copy()
     for response, wanted in view.hashes.items() if RESPONSES[view.unit] else ():
-        given = view.column(hash_column(view.unit, response))
-        same = pc.equal(given, pa.array(wanted, type=pa.string()))
-        broken |= ~_numpy(pc.fill_null(same, not view.strict))
+        same = pc.equal(view.column(hash_column(view.unit, response)), pa.array(wanted, type=pa.string()))
+        told = pc.and_(view.column(prompt_column(view.unit) or "").is_valid(), view.column(response).is_valid())
+        broken |= ~_numpy(pc.fill_null(same, True)) & _numpy(told)
     return broken
 
 
 CHECKS: Mapping[str, Callable[[View], Mask]] = {
-    "encoding": _encoding,
+    "encoding": lambda view: view.unreadable,
     "field-type": _field_type,
     "empty-text": _empty_text,
     "id-range": _id_range,
@@ -259,15 +278,14 @@ CHECKS: Mapping[str, Callable[[View], Mask]] = {
     "logical-order": _logical_order,
     "response-hash": _hashes,
 }
-"""Rules that look at one row at a time. A batch that breaks `encoding` is asked no further."""
+"""Rules that look at one row at a time. A row that breaks `encoding` is asked no further."""
 
 
 def broken_rows(view: View) -> dict[str, Mask]:
     """Rule -> rows that break it, for the rules of `CHECKS` that any row breaks."""
     found: dict[str, Mask] = {}
     for rule, check in CHECKS.items():
-        if (mask := check(view)).any():
+        mask = check(view) if rule == "encoding" else check(view) & ~view.unreadable
+        if mask.any():
             found[rule] = mask
-            if rule == "encoding":
-                break
     return found

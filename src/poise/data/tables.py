@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -239,7 +240,7 @@ class TableWriter:
         self.left_out[rule] += 1
         if self._quarantine is None:
             self._quarantine = (self.parts / "quarantine.jsonl").open("w", encoding="utf-8", newline="\n")
-        entry = {"rule": rule, "reason": reason, "where": where, "row": row}
+        entry = {"rule": rule, "reason": reason, "where": where, "row": _finite(row)}
         try:
             self._quarantine.write(canonical_json(entry) + "\n")
         except OSError as error:
@@ -287,6 +288,15 @@ class TableWriter:
         if self.folder.exists():
             shutil.rmtree(self.folder) if self.replace else self.folder.rmdir()
         self.parts.rename(self.folder)
+
+
+def _finite(value: object) -> object:
+    """A value as JSON can hold it: "nan" and "inf" as text."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def manifest_of(folder: Path, step: Mapping[str, Any], parents: Iterable[str]) -> dict[str, Any]:
