@@ -169,7 +169,10 @@ def pairs(
 
     strategy = PairStrategy(mixed=mixed, both_safe=both_safe, both_unsafe=both_unsafe, per_prompt=per_prompt)
     _, made = make_pairs(open_tables(path), strategy, out, seed, replace=force)
-    typer.echo(f"{out}: {made.pairs:,} pairs of {made.possible:,} possible")
+    states = ", ".join(
+        f"{state.replace('_', ' ')} {made.pairs[state]:,} of {made.possible[state]:,} possible" for state in made.pairs
+    )
+    typer.echo(f"{out}: {states}")
 
 
 @app.command()

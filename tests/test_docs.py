@@ -1,0 +1,47 @@
+"""Every command of the documentation is run, in the order of its page, as a reader would."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from poise.cli.main import main
+from poise.data.rules import RULES
+
+DOCS = Path(__file__).parents[1] / "docs"
+EXIT = {"contamination": 4}
+"""Commands that are meant to find something; a release of the same prompts overlaps with them."""
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The `poise` lines of the bash blocks, but for those on the reader's own files (DIR)."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("poise ") and "DIR" not in line]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = commands(page)
+    assert len(found) >= 10
+    for words in found:
+        assert (main(words), words) == (EXIT.get(words[1], 0), words)
+
+
+def test_the_mapping_of_the_page_reads_a_file(tmp_path: Path) -> None:
+    text = (DOCS / "data.md").read_text(encoding="utf-8")
+    (mapping,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mapping.yaml").write_text(mapping, encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("question,answer,verdict\nWhat is tea?,A drink.,ok\n", encoding="utf-8")
+    words = ["data", "read", str(tmp_path / "rows.csv"), "--mapping", str(tmp_path / "mapping.yaml")]
+    assert main([*words, "--out", str(tmp_path / "mine")]) == 0
+
+
+def test_the_page_lists_all_rules() -> None:
+    text = (DOCS / "data.md").read_text(encoding="utf-8")
+    section = text.split("\n## Rules\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == list(RULES)
