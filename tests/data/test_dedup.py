@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from poise.data.dedup import dedup_tables, find_clusters
+from poise.data.neardup import Cluster
 from poise.data.records import DualRecord, JudgementRecord, PromptRecord, QARecord, Record, SingleRecord
 from poise.data.split import split_tables, table_leaks
 from poise.data.tables import Tables, TableWriter, open_tables
@@ -56,7 +57,7 @@ def test_near_duplicate_prompts_go_in_every_unit(tmp_path: Path) -> None:
     source = tables(tmp_path / "a", rows)
     found, clusters = dedup_tables(source, tmp_path / "b", "prompt")
     # The pair with the near-duplicate prompt comes first in the order of units, so it is the one that stands.
-    assert (clusters.texts, clusters.clusters, clusters.repeats) == (3, 1, 1)
+    assert (clusters.texts, clusters.clusters, clusters.repeats) == (3, [Cluster(0, 2)], 1)
     assert prompts(found, "default") == [near, VIOLIN]
     assert prompts(found, "qa") == [near, VIOLIN]
     assert [record.item for record in found["judgements"].records() if isinstance(record, JudgementRecord)] == [
@@ -80,9 +81,11 @@ def test_near_duplicate_answers_go_from_qa_alone(tmp_path: Path) -> None:
     ]
     source = tables(tmp_path / "a", rows)
     found, clusters = dedup_tables(source, tmp_path / "b", "answer")
-    assert (clusters.texts, clusters.clusters, clusters.repeats) == (3, 1, 1)
+    assert (clusters.texts, clusters.clusters, clusters.repeats) == (3, [Cluster(0, 2)], 1)
     assert [record.response for record in found["qa"].records() if isinstance(record, QARecord)] == [long, "no idea"]
     assert found.rows["default"] == 1
+    with pytest.raises(PoiseError, match="threshold 2"):
+        find_clusters(source, "answer", 2)
     with pytest.raises(PoiseError, match="no qa rows"):
         find_clusters(tables(tmp_path / "c", [PromptRecord(prompt="p")]), "answer")
 

@@ -165,3 +165,13 @@ def test_a_number_that_no_column_holds_is_kept_out(tmp_path: Path, level: str) -
     assert tables.rows == {"qa": 1}
     (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["rule"] == "field-type"
+
+
+def test_no_number_in_what_a_format_only_carries_is_quarantined(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    said = '"messages": [{"role": "user", "content": "hi"}]'
+    path.write_text(f'{{{said}, "x": {{"y": [NaN]}}}}\n{{{said}, "x": 1}}\n', encoding="utf-8")
+    tables = Reader(format_of("openai-chat")).read([path], tmp_path / "out")
+    assert tables.rows == {"prompt": 1}
+    (kept,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(kept)["where"] == f"{path}:1"

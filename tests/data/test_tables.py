@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -171,6 +174,21 @@ def test_nothing_is_left_when_it_breaks(tmp_path: Path) -> None:
         writer.quarantine("rule", "reason", "file:1", {"x": 1})
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_a_living_one_is_let_be(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal\n"
+        "from poise.data.tables import TableWriter\n"
+        f"with TableWriter(pathlib.Path({str(tmp_path / 'a')!r}), {{}}):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".a.") and left.name.endswith(".partial")
+    (tmp_path / f".a.{os.getppid()}.partial").mkdir()  # the test's parent is alive
+    write(tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".a.{os.getppid()}.partial", "a"]
 
 
 def test_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,20 @@ def test_the_ladder_of_structured_answers(store: ReplyStore) -> None:
     assert structured(store, ["four", "five"])[:3] == ("invalid", None, "asked again")
 
 
+def test_what_no_rung_can_do_leaves_the_ladder_as_it_was(store: ReplyStore) -> None:
+    """A server without logprobs says "unsupported" on every rung; it can still enforce a schema afterwards."""
+    shapes: list[Shape] = []
+
+    def script(request: ChatRequest, shape: Shape, number: int) -> Answer:
+        shapes.append(shape)
+        return "unsupported" if request.logprobs else Reply('{"n": 1}', "stop")
+
+    lane = Lane(Scripted(script), Limits(max_concurrency=1))
+    counts = Runner(store, [lane]).run([ask(1, schema=SCHEMA, logprobs=5), ask(2, schema=SCHEMA)])
+    assert counts == {"dead": 1, "done": 1}
+    assert shapes == ["json_schema", "json_object", "text", "json_schema"]
+
+
 @pytest.mark.parametrize("rounds", [3])
 def test_kill_9_loses_only_what_was_in_flight(tmp_path: Path, rounds: int) -> None:
     """The child logs each send before it answers: after any kill, what was sent twice was in flight at a kill."""

@@ -1,7 +1,7 @@
 """`poise data`: files in any public format to tables, and tables to a validated and audited release.
 
 Tables are a folder that `read` writes. Every verb that makes tables writes a new folder, which appears when it is
-complete; a killed command leaves nothing and is simply run again.
+complete; a killed command is simply run again, which removes what it left.
 """
 
 from __future__ import annotations
@@ -174,13 +174,21 @@ def validate(
 
 
 @app.command()
-def audit(path: Folder, out: OptionalOut = None, name: FormatName = None, mapping: Mapping = None) -> None:
+def audit(
+    path: Folder,
+    out: OptionalOut = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only the rows of this split: published counts are of train.")
+    ] = None,
+    name: FormatName = None,
+    mapping: Mapping = None,
+) -> None:
     """What is in the data: counts, categories, severity, pairs, agreement, biases. With --out also JSON and a page."""
     from poise.data.audit import audit as measure
     from poise.data.audit import render_table, write_audit
 
     with opened(path, name, mapping) as tables, rows_done("auditing") as tell:
-        found = measure(tables, progress=tell)
+        found = measure(tables, progress=tell, split=split)
     typer.echo(render_table(found))
     if out is not None:
         write_audit(found, out, title=f"Audit of {path.name}")

@@ -46,9 +46,11 @@ def dedup(
             made, found = dedup_tables(tables, out, on, threshold, replace=force)
             typer.echo(f"{out}: " + ", ".join(f"{unit} {rows:,}" for unit, rows in made.rows.items()))
     typer.echo(
-        f"{found.texts:,} texts; {found.clusters:,} clusters of two or more; "
+        f"{found.texts:,} texts; {len(found.clusters):,} clusters of two or more; "
         f"{found.repeats:,} texts are near-duplicates of an earlier one ({found.repeats / max(found.texts, 1):.1%})"
     )
+    if found.clusters:
+        typer.echo("largest: " + ", ".join(f"{cluster.size:,} texts" for cluster in found.clusters[:5]))
 
 
 @app.command()

@@ -8,7 +8,6 @@ taxonomy, and single raters.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from poise.data.corpus import Corpus, pair_row
@@ -110,14 +109,6 @@ class CorpusBuilder:
 
     def _judge(self, item: str, question: Any, value: object) -> None:
         self.judgements.append(Judgement(item=item, question=question, value=value, rater=self.rater.id))
-
-
-def corpus_of(records: Iterable[Record], name: str, *, keep_order: bool = True) -> Corpus:
-    """One corpus from the records of one data set; see `CorpusBuilder`."""
-    builder = CorpusBuilder(name, keep_order=keep_order)
-    for record in records:
-        builder.add(record)
-    return builder.corpus()
 
 
 def _unfit(record: QARecord | SingleRecord) -> str | None:  # noqa: PLR0911 - one reason a line

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from poise.harm import CATEGORIES, Label
+from poise.harm import CATEGORIES
 
 SCHEMA_VERSION = "2"
 """Raised when a column is added, dropped or changes its meaning."""
@@ -190,8 +190,3 @@ def response_hash(prompt: str, response: str, turns: Sequence[tuple[str, str]] =
     before = "".join(f"{role}\x1f{content}\x1e" for role, content in turns)
     before += f"{image}\x1d" if image else ""
     return hashlib.sha256((before + prompt + response).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def category_flags(label: Label) -> dict[str, bool]:
-    """The 19 flags of a label, keyed by public names in card order."""
-    return {category.value: category in label.categories for category in CATEGORIES}

@@ -140,7 +140,7 @@ def read_hash_list(path: Path) -> HashList:
     Raises:
         PoiseError: the file is missing, not a hash list, damaged, or of another version.
     """
-    do = "write it with write_hash_list"
+    do = "write it with `poise data hashes`"
     try:
         table = pq.ParquetFile(path).read()
         about = json.loads((table.schema.metadata or {})[_META])

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from poise.data.columns import prompt_column
 from poise.data.keys import KeyMap, conversation_columns, conversations, distinct_conversations, response_keys
 from poise.data.minhash import IntArray
-from poise.data.neardup import NEAR, cluster_stream
+from poise.data.neardup import NEAR, Cluster, cluster_stream, representatives
 from poise.data.tables import BATCH, Tables, TableWriter, open_tables
 from poise.errors import PoiseError
 
@@ -31,23 +31,31 @@ class Clusters(NamedTuple):
     Args:
         ids: cluster of each text, the index of its first member; shape (N,). Texts are the different conversations in
             order of first appearance, or the rows of `qa`.
-        texts: N.
-        clusters: clusters of two or more texts.
-        repeats: texts that are not the first of their cluster.
+        clusters: those of two or more texts, the largest first, each with its representative, the first member.
     """
 
     ids: IntArray
-    texts: int
-    clusters: int
-    repeats: int
+    clusters: list[Cluster]
+
+    @property
+    def texts(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    @property
+    def repeats(self) -> int:
+        """Texts that are not the first of their cluster."""
+        return sum(cluster.size - 1 for cluster in self.clusters)
 
 
 def find_clusters(tables: Tables, on: On = "prompt", threshold: float = NEAR) -> Clusters:
     """Clusters of near-duplicate texts.
 
     Raises:
-        PoiseError: on "answer" without `qa` rows.
+        PoiseError: on "answer" without `qa` rows, or a threshold outside (0, 1].
     """
+    if not 0 < threshold <= 1:
+        raise PoiseError(f"threshold {threshold}", do="give a similarity over 0 and at most 1")
     if on == "answer" and "qa" not in tables:
         raise PoiseError("no qa rows to look for near-duplicate answers in", where=str(tables.folder))
     if on == "prompt":
@@ -55,8 +63,7 @@ def find_clusters(tables: Tables, on: On = "prompt", threshold: float = NEAR) ->
         ids = cluster_stream((texts[i : i + BATCH] for i in range(0, len(texts), BATCH)), threshold)
     else:
         ids = cluster_stream(_answers(tables), threshold)
-    sizes = np.bincount(ids, minlength=len(ids)) if len(ids) else np.zeros(0, dtype=np.int64)
-    return Clusters(ids, len(ids), int(np.sum(sizes > 1)), int(np.sum(np.maximum(sizes - 1, 0))))
+    return Clusters(ids, representatives(ids))
 
 
 def dedup_tables(

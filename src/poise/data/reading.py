@@ -10,6 +10,7 @@ a row. Left out: decisions between rows; `poise.data.validate` makes those.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,7 +145,10 @@ class Reader:
             self._left_out(bad, "encoding", f"lone surrogate in {column}", where, line.row)
             return []
         try:
-            return [self._carry(record, line.file) for record in self.format.decode(line)]
+            records = [self._carry(record, line.file) for record in self.format.decode(line)]
+            for record in records if _holds_no_number(line.row) else ():
+                record.columns()  # NaN has no JSON: it is found here, where the row can be named
+            return records
         except BadRowError as error:
             self._left_out(bad, error.rule, error.reason, where, line.row)
         except ValidationError as error:
@@ -244,6 +248,14 @@ def _same_type(there: pa.DataType, ours: pa.DataType) -> bool:
 def _lone_surrogate(row: Mapping[str, Any]) -> str | None:
     """The first column with half of a UTF-16 pair in it, which JSON can escape and no file can hold."""
     return next((name for name, value in row.items() if _unencodable(value)), None)
+
+
+def _holds_no_number(value: object) -> bool:
+    """Whether NaN or an infinity stands anywhere in a row."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return any(map(_holds_no_number, inner))
 
 
 def _unencodable(value: object) -> bool:

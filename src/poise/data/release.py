@@ -11,7 +11,6 @@ written and every rule holds. People appear as person-1, person-2, ... in the or
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,7 @@ from poise.data.release_configs import release_schema, sort_out
 from poise.data.release_rows import Final, corpus_tables
 from poise.data.rules import RULES
 from poise.data.shuffle import Shuffle, bucket_count, row_keys
-from poise.data.tables import Tables, disk_error, manifest_of, write_json
+from poise.data.tables import Tables, disk_error, manifest_of, partial_folder, write_json
 from poise.data.validate import Progress, Validation, validate_release
 from poise.errors import PoiseError
 
@@ -87,7 +86,7 @@ def write_release(
     check_facts(facts)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PoiseError("already exists and is not empty", where=str(folder), do="choose another folder or remove it")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    temporary = partial_folder(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         left_out, dropped = _left_out_before(tables)

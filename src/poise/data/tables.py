@@ -12,6 +12,7 @@ and `TableWriter` holds one buffer a unit. The folder appears under its name onl
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -193,7 +194,7 @@ class TableWriter:
             raise PoiseError(
                 "already exists and is not empty", where=str(folder), do="choose another folder or --force"
             )
-        self.parts = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        self.parts = partial_folder(folder)
         self.left_out: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
         self._step, self._parents = dict(step), [tables.digest() for tables in parents]
@@ -297,6 +298,25 @@ def _finite(value: object) -> object:
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where this process writes what will be renamed to `folder`; what killed processes left there is removed."""
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        owner = leftover.name.split(".")[-2]
+        if owner.isdecimal() and int(owner) != os.getpid() and not _runs(int(owner)):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def manifest_of(folder: Path, step: Mapping[str, Any], parents: Iterable[str]) -> dict[str, Any]:

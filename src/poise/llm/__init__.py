@@ -1,4 +1,10 @@
-"""Talking to language models: so far the seam itself; remote endpoints and the request runner belong here."""
+"""Talking to language models: the seam `Endpoint`, and what stands behind it when the model is a server.
+
+`exchange` says what a request and a reply are; `http_client` and `replay` answer requests, `runner` sends many of them
+over `limits` and stores each reply in `store`, `structured` asks for JSON, `budget` says what it costs, `remote` makes
+an `Endpoint` of it, `fake` is a server for tests and demos. Import those by module: this file stays light, because the
+local model needs no HTTP. The local model itself is `poise.models.local`. Left out so far: OpenAI Batch files.
+"""
 
 from poise.llm.endpoint import Completion, Endpoint, Messages
 

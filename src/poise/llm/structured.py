@@ -64,15 +64,17 @@ class Ladder:
         return Structured(second, value, "asked again", error)
 
     async def _first_reply(self, request: ChatRequest, send: Send) -> tuple[Shape, Reply]:
-        while True:
-            shape = self.shapes[0]
+        for shape in list(self.shapes):
             try:
-                return shape, await send(request if shape == "json_schema" else _in_words(request), shape)
+                reply = await send(request if shape == "json_schema" else _in_words(request), shape)
             except EndpointError as error:
-                if error.kind != "unsupported" or len(self.shapes) == 1:
-                    raise
-                if self.shapes[0] == shape:  # another request may have found out already
+                if error.kind != "unsupported" or shape == LADDER[-1]:
+                    raise  # what no rung can do (logprobs, prefill) is not the ladder's business: it forgets nothing
+            else:
+                while self.shapes[0] != shape:  # only a rung that held shows that those above it can't
                     self.shapes.pop(0)
+                return shape, reply
+        raise AssertionError("the last rung either replies or raises")
 
 
 def parse(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
