@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from poise.data.columns import FOREIGN, RESPONSES, TABLES, label_columns
-from poise.data.tables import Tables, TableWriter, open_tables, write_json
+from poise.data.folders import write_json
+from poise.data.tables import Tables, TableWriter, open_tables
 from poise.errors import PoiseError
 from poise.harm import CATEGORIES, Category
 from poise.harm.crosswalk import Translation, load_crosswalk, translate

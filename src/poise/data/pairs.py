@@ -22,9 +22,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from poise.data.columns import TABLES
+from poise.data.folders import disk_error
 from poise.data.keys import hash_keys
 from poise.data.shuffle import Shuffle, bucket_count, row_keys
-from poise.data.tables import BATCH, Table, Tables, TableWriter, disk_error, open_tables
+from poise.data.tables import BATCH, Table, Tables, TableWriter, open_tables
 from poise.data.validate import Progress
 from poise.errors import PoiseError
 

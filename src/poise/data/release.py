@@ -25,11 +25,12 @@ import pyarrow.parquet as pq
 from poise.data.card import check_facts, render_card
 from poise.data.columns import RESPONSES, SCHEMAS, UNITS, hash_column
 from poise.data.croissant import render_croissant
+from poise.data.folders import disk_error, manifest_of, partial_folder, write_json
 from poise.data.release_configs import release_schema, sort_out
 from poise.data.release_rows import Final, corpus_tables
 from poise.data.rules import RULES
 from poise.data.shuffle import Shuffle, bucket_count, row_keys
-from poise.data.tables import Tables, disk_error, manifest_of, partial_folder, write_json
+from poise.data.tables import Tables
 from poise.data.validate import Progress, Validation, validate_release
 from poise.errors import PoiseError
 

@@ -12,14 +12,12 @@ and `TableWriter` holds one buffer a unit. The folder appears under its name onl
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,13 +26,12 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from poise import __version__
-from poise.data.columns import SCHEMA_VERSION, TABLES, UNITS
+from poise.data.columns import TABLES, UNITS
 from poise.data.corpus import canonical_json
+from poise.data.folders import disk_error, manifest_of, partial_folder, write_json
 from poise.data.from_columns import record_of
 from poise.data.records import Record
 from poise.errors import PoiseError
-from poise.harm import policy_version
 
 BATCH = 8192
 """Rows read or written at a time; bounds memory to some tens of megabytes."""
@@ -298,61 +295,6 @@ def _finite(value: object) -> object:
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def partial_folder(folder: Path) -> Path:
-    """Where this process writes what will be renamed to `folder`; what killed processes left there is removed."""
-    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
-        owner = leftover.name.split(".")[-2]
-        if owner.isdecimal() and int(owner) != os.getpid() and not _runs(int(owner)):
-            shutil.rmtree(leftover, ignore_errors=True)
-    return folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
-
-
-def manifest_of(folder: Path, step: Mapping[str, Any], parents: Iterable[str]) -> dict[str, Any]:
-    """What `manifest.json` says: the step, its parents, and every file below the folder with bytes, sha256 and rows."""
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entry = {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": digest}
-        if path.suffix == ".parquet":
-            entry["rows"] = pq.read_metadata(path).num_rows
-        files.append(entry)
-    return {
-        "poise_version": __version__,
-        "schema_version": SCHEMA_VERSION,
-        "policy_version": policy_version(),
-        "step": dict(step),
-        "parents": list(parents),
-        "files": files,
-    }
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write indented JSON with a line end."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
-    path.write_text(text + "\n", encoding="utf-8", newline="\n")
-
-
-def disk_error(error: OSError, folder: Path) -> PoiseError:
-    """What to tell about a fault of the file system; exit code 3."""
-    return PoiseError(
-        f"cannot be written ({error.strerror or error}); nothing was left behind",
-        where=str(folder),
-        do="free some space or choose another disk, then run it again",
-        exit_code=3,
-    )
 
 
 def merge_tables(parts: Sequence[Tables], out: Path, *, replace: bool = False) -> Tables:

@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from poise.data.columns import SCHEMAS
+from poise.data.folders import write_json
 from poise.data.mending import mended
 from poise.data.release_files import not_as_in_manifest, release_batches, split_leaks, wrong_columns
 from poise.data.rules import RULES, Mask, View, broken_rows
 from poise.data.seen import LabelBook, RowBook
-from poise.data.tables import Table, Tables, TableWriter, open_tables, write_json
+from poise.data.tables import Table, Tables, TableWriter, open_tables
 from poise.errors import PoiseError
 
 Mode = Literal["raise", "quarantine", "repair", "keep"]

@@ -15,7 +15,8 @@ from poise.data.audit.page import render_page
 from poise.data.audit.shares import Json
 from poise.data.audit.statistics import statistics
 from poise.data.audit.table import render_table
-from poise.data.tables import Tables, disk_error, write_json
+from poise.data.folders import disk_error, write_json
+from poise.data.tables import Tables
 from poise.errors import PoiseError
 
 __all__ = ["audit", "render_page", "render_table", "write_audit"]

@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from poise.data.columns import HARM_CATEGORY, TABLES, response_hash
+from poise.data.folders import write_json
 from poise.data.neardup import jaccard
 from poise.data.synth.labels import SEVERITY, Labels
 from poise.data.synth.pairs import Corpus, Size
 from poise.data.synth.plant import BREAKS, Plant, Planter, Truth, edited, near_duplicates
 from poise.data.synth.texts import Ids, draw, texts
-from poise.data.tables import BATCH, TableWriter, write_json
+from poise.data.tables import BATCH, TableWriter
 from poise.harm import CATEGORIES
 
 __all__ = ["Plant", "Size", "Truth", "synthesize"]
