@@ -33,6 +33,8 @@ PUBLIC = {
     "prompt": "pku-prompt",
 }
 STEPS: dict[str, float] = {}
+NEAR_DUPLICATES = 0.02
+"""Share of the answers outside pairs that are edited copies of another."""
 
 
 @contextmanager
@@ -184,9 +186,9 @@ def first_time(seen: set[tuple[str, ...]], key: tuple[str, ...]) -> bool:
     return new
 
 
-def run_alone(job: str, source: Path) -> dict[str, Any]:
+def run_alone(job: str, source: Path, *more: str) -> dict[str, Any]:
     """One job in a process of its own."""
-    command = [sys.executable, __file__, "--job", job, "--source", str(source)]
+    command = [sys.executable, __file__, "--job", job, "--source", str(source), *more]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -206,12 +208,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="poise-bench-") as temporary:
         source = Path(temporary) / "source"
         start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, __file__, "--job", "synth", "--source", str(source), "--scale", str(arguments.scale)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        print(f"synthetic corpus at scale {arguments.scale:g}: {time.perf_counter() - start:.0f} s", flush=True)
+        made = run_alone("synth", source, "--scale", str(arguments.scale))
+        print(f"synthetic corpus at scale {arguments.scale:g}: {time.perf_counter() - start:.0f} s")
+        planted = f"{made['planted']:,} answers are edited copies of others, {made['above']:,} with a similarity >= 0.7"
+        print(f"          {planted}", flush=True)
         jobs = ["ours"] if arguments.no_peers else ["ours", "datasets", "pandas"]
         results: dict[str, list[dict[str, Any]]] = {job: [] for job in jobs}
         for _ in range(arguments.repeat):
@@ -230,9 +230,11 @@ def one_job(job: str, source: Path, scale: float) -> None:
     start = time.perf_counter()
     result: dict[str, Any] = {}
     if job == "synth":
-        from poise.data.synth import synthesize
+        from poise.data.synth import Plant, synthesize
 
-        synthesize(source, scale, seed=0)
+        truth = synthesize(source, scale, seed=0, plant=Plant(answers=NEAR_DUPLICATES))
+        above = sum(similarity >= 0.7 for *_, similarity in truth.near_duplicates)
+        result = {"planted": len(truth.near_duplicates), "above": above}
     else:
         work = Path(tempfile.mkdtemp(prefix="poise-bench-work-", dir=source.parent))
         result = {"ours": ours, "pandas": with_pandas, "datasets": with_datasets}[job](source, work)

@@ -110,6 +110,8 @@ def test_raise_and_repair(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     tables = Reader(ONCE, "repair").read([path], tmp_path / "out")
     assert [r.prompt for r in tables["qa"].records() if isinstance(r, QARecord)] == ["q", "\N{REPLACEMENT CHARACTER}"]
+    (listed,) = map(json.loads, (tmp_path / "out/repairs.jsonl").read_text().splitlines())
+    assert listed["where"].endswith("rows.jsonl:2") and listed["done"] == ["q: lone surrogate"]
 
 
 def test_a_file_in_another_format_and_one_without_a_usable_row_say_so(tmp_path: Path) -> None:

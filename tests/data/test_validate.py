@@ -215,6 +215,20 @@ def test_repair_mends_what_the_row_itself_decides(tmp_path: Path) -> None:
     assert labels["p3"] == PartialLabel(safe=False, categories=("Drugs",), severity=1)
     assert labels["p4"] == SAFE
     assert validate(mended).ok
+    listed = [json.loads(line) for line in (tmp_path / "b/repairs.jsonl").read_text().splitlines()]
+    assert len(listed) == found.repaired.total()
+    assert {tuple(entry["done"])[-1].split(":")[0] for entry in listed} >= {"duplicate-row", "safer_response_id"}
+    assert [entry for entry in listed if entry["done"] == ["safer_response_id: 1 -> 0"]]
+
+
+def test_a_judgement_about_a_response_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+    row = QARecord(prompt="p", response="r", label=SAFE)
+    kept = JudgementRecord(item=row.item, question="safe", value=True, rater="a", responses=(row.item,))
+    gone = kept.model_copy(update={"item": "f" * 64, "responses": (row.item, "f" * 64)})
+    about_a_prompt = kept.model_copy(update={"item": "prompt 7", "responses": ("prompt 7",)})
+    found = validate(tables(tmp_path / "a", [row, kept, gone, about_a_prompt]))
+    assert found.ok and found.counts["judgement-target"] == 1
+    assert found.examples["judgement-target"] == ["judgements/1"]
 
 
 def test_a_contradiction_of_two_facts_is_not_decided(tmp_path: Path) -> None:

@@ -121,8 +121,17 @@ class Reader:
                 writer.write(COLUMNAR[self.format.name], batch)
                 _tell(progress, batch.num_rows, file)
 
-    def records(self, paths: Sequence[Path], bad: Callable[[str, str, str, object], None]) -> Iterator[Record]:
-        """All records of files and folders in order; `bad` gets (rule, reason, where, row) of each row left out.
+    def records(
+        self,
+        paths: Sequence[Path],
+        bad: Callable[[str, str, str, object], None],
+        repaired: Callable[[str, list[str]], None] = lambda where, done: None,
+    ) -> Iterator[Record]:
+        """All records of files and folders in order.
+
+        Args:
+            bad: gets (rule, reason, where, row) of each row left out.
+            repaired: gets (where, what was done) of each row that was mended, in mode "repair".
 
         Raises:
             PoiseError: as `read`.
@@ -134,13 +143,20 @@ class Reader:
                     continue
                 if number == 0:
                     self._right_format(line.row, file)
-                yield from self._decode(line, bad)
+                yield from self._decode(line, bad, repaired)
 
-    def _decode(self, line: Line, bad: Callable[[str, str, str, object], None]) -> list[Record]:
+    def _decode(
+        self,
+        line: Line,
+        bad: Callable[[str, str, str, object], None],
+        repaired: Callable[[str, list[str]], None],
+    ) -> list[Record]:
         where = f"{line.file}:{line.number}"
         if self.mode == "repair":
-            row, _ = repair_source_row(line.row)
+            row, done = repair_source_row(line.row)
             line = Line(row, line.file, line.number)
+            if done:
+                repaired(where, done)
         if (column := _lone_surrogate(line.row)) is not None:
             self._left_out(bad, "encoding", f"lone surrogate in {column}", where, line.row)
             return []
@@ -186,7 +202,7 @@ class Reader:
     ) -> None:
         rounds: Counter[tuple[str, str, str]] = Counter()
         done = 0
-        for record in self.records([file], writer.quarantine):
+        for record in self.records([file], writer.quarantine, writer.repaired):
             if votes is not None and isinstance(record, QARecord):
                 if (standing := votes.pop(record.item, None)) is None:
                     continue  # the item has been written

@@ -45,6 +45,7 @@ RULES: dict[str, Rule] = {
     "split-leak": Rule("no test prompt is a near-duplicate of a train prompt"),
     "manifest": Rule("every file is the one that the manifest names"),
     "label-conflict": Rule("one response has one safe flag and one severity wherever it stands", "warning"),
+    "judgement-target": Rule("a judgement is about responses that stand in the data", "warning"),
 }
 """Rule name -> what it demands."""
 

@@ -1,4 +1,4 @@
-"""What validation remembers across batches: which rows came before, and how each response was labelled."""
+"""What validation remembers across batches: rows that came before, labels of responses, what judgements are about."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from poise.data.columns import RESPONSES, hash_column, prompt_column
-from poise.data.keys import Keys, hash_keys
+from poise.data.keys import Keys, hash_keys, response_keys
 from poise.data.rules import Mask, View
 
 _UNKNOWN = -1
@@ -101,6 +101,37 @@ class LabelBook:
         part = bisect_right(self._starts, row) - 1
         name, before = self._names[part]
         return f"{name}/{before + row - self._starts[part]}"
+
+
+class TargetBook:
+    """The responses that stand in the data and the judgements about others; 8 bytes a response, 16 a judgement.
+
+    A judgement that names no response (about a prompt, or a foreign item) breaks nothing.
+    """
+
+    def __init__(self) -> None:
+        self._there: list[Keys] = []
+        self._named: list[tuple[Keys, Keys, str, int]] = []
+
+    def add(self, view: View, name: str, before: int) -> None:
+        """Note a batch; `before` rows of `name` came before it."""
+        if view.unit != "judgements":
+            self._there += response_keys(view.batch, view.unit)
+            return
+        first, second = (hash_keys(view.column(f"response_{i}_sha256")) for i in (0, 1))
+        self._named.append((first, second, name, before))
+
+    def missing(self, limit: int) -> tuple[int, list[str]]:
+        """(judgements about a response that is not there, places of the first ones)."""
+        if not self._named:
+            return 0, []
+        there = np.unique(np.concatenate([np.zeros(1, dtype=np.uint64), *self._there]))
+        count, places = 0, list[str]()
+        for first, second, name, before in self._named:
+            rows = np.flatnonzero(~(np.isin(first, there) & np.isin(second, there)))
+            count += len(rows)
+            places += [f"{name}/{before + row}" for row in rows[: limit - len(places)].tolist()]
+        return count, places
 
 
 def _differs_from_first(keys: Keys, values: NDArray[np.int8]) -> Mask:

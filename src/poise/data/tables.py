@@ -3,6 +3,7 @@
     <folder>/data/<unit>/<split or part>-00000.parquet    columns of poise.data.columns.TABLES
     <folder>/manifest.json    files with sha256 and rows, schema and policy version, parents
     <folder>/quarantine.jsonl    rows that were kept out, where there are any
+    <folder>/repairs.jsonl    rows that were mended and what was done, where there are any
 
 `open_tables` also opens a release, or any folder of public files in that layout: a column that is not there reads as
 null and a split is taken from the file name. Everything streams: a `Table` is read batch by batch as often as wanted,
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -197,7 +198,7 @@ class TableWriter:
         self._step, self._parents = dict(step), [tables.digest() for tables in parents]
         self._open: dict[str, tuple[pq.ParquetWriter, Path, int]] = {}
         self._buffer: dict[str, list[dict[str, Any]]] = {}
-        self._quarantine: Any = None
+        self._logs: dict[str, IO[str]] = {}
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.parts, ignore_errors=True)
@@ -236,11 +237,17 @@ class TableWriter:
     def quarantine(self, rule: str, reason: str, where: str, row: object) -> None:
         """Keep a row out: it goes to `quarantine.jsonl` with the rule it breaks, and is counted under that rule."""
         self.left_out[rule] += 1
-        if self._quarantine is None:
-            self._quarantine = (self.parts / "quarantine.jsonl").open("w", encoding="utf-8", newline="\n")
-        entry = {"rule": rule, "reason": reason, "where": where, "row": _finite(row)}
+        self._log("quarantine.jsonl", {"rule": rule, "reason": reason, "where": where, "row": _finite(row)})
+
+    def repaired(self, where: str, done: Sequence[str]) -> None:
+        """List a row that was mended, and what was done to it, in `repairs.jsonl`; no text stands there."""
+        self._log("repairs.jsonl", {"where": where, "done": list(done)})
+
+    def _log(self, name: str, entry: dict[str, Any]) -> None:
         try:
-            self._quarantine.write(canonical_json(entry) + "\n")
+            if name not in self._logs:
+                self._logs[name] = (self.parts / name).open("w", encoding="utf-8", newline="\n")
+            self._logs[name].write(canonical_json(entry) + "\n")
         except OSError as error:
             raise disk_error(error, self.folder) from error
 
@@ -276,8 +283,8 @@ class TableWriter:
                 writer.close()
                 if not pq.read_metadata(path).num_rows:
                     path.unlink()
-        if self._quarantine is not None:
-            self._quarantine.close()
+        for log in self._logs.values():
+            log.close()
 
     def _finish(self) -> None:
         left_out = dict(sorted(self.left_out.items()))

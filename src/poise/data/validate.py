@@ -22,7 +22,7 @@ from poise.data.folders import write_json
 from poise.data.mending import mended
 from poise.data.release_files import not_as_in_manifest, release_batches, split_leaks, wrong_columns
 from poise.data.rules import RULES, Mask, View, broken_rows
-from poise.data.seen import LabelBook, RowBook
+from poise.data.seen import LabelBook, RowBook, TargetBook
 from poise.data.tables import Table, Tables, TableWriter, open_tables
 from poise.errors import PoiseError
 
@@ -99,8 +99,8 @@ def validate(
     Args:
         mode: "raise" stops at the first error; "quarantine" writes the good rows and puts the others into
             `quarantine.jsonl` with rule and place; "repair" mends what can be mended without guessing
-            (`poise.data.mending`) and quarantines the rest; "keep" writes all rows and only reports. Warnings keep
-            nothing out.
+            (`poise.data.mending`), lists each mended row in `repairs.jsonl` and quarantines the rest; "keep" writes all
+            rows and only reports. Warnings keep nothing out.
 
     Raises:
         PoiseError: in mode "raise"; or `out` is in use.
@@ -141,7 +141,7 @@ def _check(
     *,
     strict: bool = False,
 ) -> Validation:
-    labels = LabelBook()
+    labels, targets = LabelBook(), TargetBook()
     for unit, table in tables.items():
         seen = RowBook()
         number: Counter[str] = Counter()
@@ -151,27 +151,31 @@ def _check(
                 looked = _look(View(unit, batch, strict), mode, seen, result)
                 _note(result, looked.found, name, number[name], mode)
                 labels.add(looked.view, name, number[name])
+                targets.add(looked.view, name, number[name])
                 if writer is not None:
                     _keep(writer, looked, batch, mode, name, number[name])
                 number[name] += batch.num_rows
                 result.rows[name] = number[name]
                 if progress is not None:
                     progress(batch.num_rows, unit)
-    result.counts["label-conflict"], places = labels.conflicts(_EXAMPLES)
-    result.examples |= {"label-conflict": places} if places else {}
+    across = {"label-conflict": labels.conflicts(_EXAMPLES), "judgement-target": targets.missing(_EXAMPLES)}
+    for rule, (count, places) in across.items():
+        result.counts[rule] = count
+        result.examples |= {rule: places} if places else {}
     return result
 
 
 class _Looked(NamedTuple):
-    """A batch after its check (and mending), rule -> rows that break it, and rows that mode "repair" leaves out."""
+    """A batch after its check, rule -> rows that break it, and what mode "repair" did: rows mended, copies left out."""
 
     view: View
     found: dict[str, Mask]
+    mended: Mask
     dropped: Mask
 
 
 def _look(view: View, mode: Mode, seen: RowBook, result: Validation) -> _Looked:
-    found = broken_rows(view)
+    found, fixed = broken_rows(view), view.nothing
     if mode == "repair" and found:
         batch, fixed = mended(view, found)
         result.repaired.update(
@@ -181,11 +185,11 @@ def _look(view: View, mode: Mode, seen: RowBook, result: Validation) -> _Looked:
         view = View(view.unit, batch, view.strict)
     repeats = seen.repeats(view, ~np.logical_or.reduce([view.nothing, *found.values()]))
     if not repeats.any():
-        return _Looked(view, found, repeats)
+        return _Looked(view, found, fixed, repeats)
     if mode != "repair":
-        return _Looked(view, found | {"duplicate-row": repeats}, view.nothing)
+        return _Looked(view, found | {"duplicate-row": repeats}, fixed, view.nothing)
     result.repaired["duplicate-row"] += int(repeats.sum())
-    return _Looked(view, found, repeats)
+    return _Looked(view, found, fixed, repeats)
 
 
 def _note(result: Validation, found: dict[str, Mask], name: str, before: int, mode: Mode) -> None:
@@ -213,6 +217,26 @@ def _keep(writer: TableWriter, looked: _Looked, given: pa.RecordBatch, mode: Mod
         reason = "; ".join(RULES[rule].demands for rule in rules)
         values = {column: _plain(given.column(column)[row]) for column in given.schema.names}
         writer.quarantine(rules[0], reason, f"{name}/{before + row}", values)
+    for row in np.flatnonzero(looked.mended | looked.dropped).tolist():
+        done = ["duplicate-row: left out"] if looked.dropped[row] else _changes(given, view.batch, row)
+        writer.repaired(f"{name}/{before + row}", done)
+
+
+def _changes(given: pa.RecordBatch, mended: pa.RecordBatch, row: int) -> list[str]:
+    """ "column: before -> after" of each column that mending changed; it changes no text."""
+    done = []
+    for column in given.schema.names:
+        before, after = _told(given.column(column)[row].as_py()), _told(mended.column(column)[row].as_py())
+        if before != after:
+            done.append(f"{column}: {before} -> {after}")
+    return done
+
+
+def _told(value: Any) -> str:
+    """Flags of categories as the names of those that hold."""
+    if isinstance(value, dict):
+        return ", ".join(name for name, flag in value.items() if flag) or "none"
+    return str(value)
 
 
 def _plain(value: Any) -> Any:
