@@ -1,10 +1,13 @@
 """How fast a lane may go: concurrency that adapts, a rate that is known or learnt, pauses, a circuit breaker.
 
-* Concurrency grows by one for each full round of successes and shrinks to 3/4 on "rate-limited" or "overloaded" (AIMD).
+* Concurrency shrinks to 3/4 when a burst is refused. Where it holds requests back it grows: by one for each full round
+  of successes (AIMD), or doubling while nothing was refused yet or a known rate holds them back as well.
 * The rate is what the user states (requests and tokens a minute), or what the first refusal tells: n requests went
   through in t seconds and the server asks to wait r more, so its limit is n in t + r. From then on requests are spaced
-  evenly at 97 % of that, so that no window of the server holds more than it allows. Without a Retry-After nothing is
-  known of the window; the rate is then 3/4 of what went through lately, and grows by 5 % a second.
+  evenly at 97 % of that, so that no window of the server holds more than it allows. Without a Retry-After the window is
+  found by asking: one probe after a second, the next ones each 15 % later, until one is let in. If that is T seconds
+  after the first request, the limit is n in T; probing makes T up to 15 % too long, so the rate creeps up by that, and
+  beyond it the faster the longer nothing is refused.
 * A breaker opens after five faults in a row that are no rate limit; after a pause one request probes the server.
 
 Time is handed in (`now`, seconds, monotonic), so all of it can be tested without waiting.
@@ -20,6 +23,12 @@ from poise.llm.exchange import ChatClient, EndpointError
 SAFETY = 0.97
 """Share of a limit that is used."""
 SHRINK = 0.75
+PROBE_S, PROBE_GROWTH = 1.0, 0.15
+"""Without a Retry-After: wait before the first probe, and share of the time so far to wait before each further one."""
+CREEP = 0.05
+QUIET_CREEP = 2e-4
+"""Growth of a learnt rate a second: up to what it may be when the probe came late, and beyond, times the seconds since
+the last refusal."""
 BREAK_AFTER = 5
 """Faults in a row that open the breaker."""
 
@@ -38,6 +47,16 @@ class Limits:
     tokens_per_minute: float | None = None
 
 
+@dataclass
+class _Burst:
+    """What went through before a refusal that said nothing of when to come back; `paced` if it had kept to a rate."""
+
+    start: float
+    sent: int
+    refused_at: float
+    paced: bool
+
+
 class Lane:
     """One client with its limits. All times are seconds of one monotonic clock."""
 
@@ -49,13 +68,14 @@ class Lane:
         """The fault that every further request would meet too."""
         self.last_success: float | None = None
         self._interval = 60 / (limits.requests_per_minute * SAFETY) if limits.requests_per_minute else 0.0
-        self._grows = False
-        self._next_start = self._paused_until = -math.inf
+        self._least_interval = 0.0
+        self._next_start = self._paused_until = self._refused_at = -math.inf
         self._tokens = limits.tokens_per_minute or math.inf
         self._tokens_at = 0.0
         self._window_start: float | None = None
         self._window_sent = 0
-        self._recent: list[float] = []
+        self._burst: _Burst | None = None
+        self._probe_out = False
         self._faults_in_a_row = 0
         self._open_for = 0.0
         self._probing = False
@@ -68,6 +88,8 @@ class Lane:
         """
         if self.stopped or self.in_flight >= int(self.concurrency) or (self._probing and self.in_flight):
             return math.inf
+        if self._burst is not None and self._probe_out:
+            return math.inf
         at = max(self._next_start, self._paused_until)
         if self.limits.tokens_per_minute is not None:
             missing = min(tokens, self.limits.tokens_per_minute) - self._refill(now)
@@ -77,6 +99,7 @@ class Lane:
     def start(self, tokens: int, now: float) -> None:
         """A request is being sent."""
         self.in_flight += 1
+        self._probe_out |= self._burst is not None
         if self._window_start is None:
             self._window_start = now
         if self.limits.tokens_per_minute is not None:
@@ -84,25 +107,34 @@ class Lane:
         if self._interval:  # a start that came late may be made up for by one interval, not by more
             self._next_start = max(self._next_start, now - self._interval) + self._interval
 
-    def succeed(self, now: float) -> None:
-        """A reply came."""
+    def succeed(self, now: float, started: float | None = None) -> None:
+        """A reply came to a request that was sent at `started`."""
         self.in_flight -= 1
         self.last_success = now
         self._window_sent += 1
+        if self._burst is not None:
+            self._settle(self._burst, now if started is None else started)
         self._faults_in_a_row, self._probing, self._open_for = 0, False, 0.0
-        self.concurrency = min(self.limits.max_concurrency, self.concurrency + 1 / self.concurrency)
-        self._recent.append(now)
-        if len(self._recent) > 1000:
-            del self._recent[:500]
-        if self._grows:
-            self._interval /= 1 + 0.05 * self._interval  # 5 % a second, spread over the requests of that second
+        if 2 * (self.in_flight + 1) >= self.concurrency:  # it is being used
+            free = self._refused_at == -math.inf or self._interval > 0
+            step = 1.0 if free else 1 / self.concurrency
+            self.concurrency = min(self.limits.max_concurrency, self.concurrency + step)
+        if self._least_interval:
+            quiet = min(CREEP, QUIET_CREEP * (now - self._refused_at))
+            creep = CREEP if self._interval > self._least_interval else quiet
+            self._interval /= 1 + creep * self._interval  # spread over the requests of a second
 
-    def fail(self, error: EndpointError, now: float) -> None:
-        """A fault came in place of a reply."""
+    def fail(self, error: EndpointError, now: float, started: float | None = None) -> None:
+        """A fault came in place of a reply to a request that was sent at `started`."""
         self.in_flight -= 1
+        started = now if started is None else started
+        if self._burst is not None and started >= self._burst.refused_at:
+            self._probe_out = False
         if error.kind in ("rate-limited", "overloaded"):
-            self.concurrency = max(1.0, self.concurrency * SHRINK)
-            if now >= self._paused_until:  # of several refusals of one burst the first one teaches
+            if started >= self._refused_at:  # of several refusals of one burst the first one teaches
+                if self._burst is None:
+                    self.concurrency = max(1.0, self.concurrency * SHRINK)
+                self._refused_at = now
                 self._learn(error.retry_after_s, now)
             return
         self._faults_in_a_row += 1
@@ -115,19 +147,26 @@ class Lane:
         elapsed = now - (self._window_start if self._window_start is not None else now)
         stated = self.limits.requests_per_minute is not None
         if retry_after_s is not None and self._window_sent and not stated:
-            self._slow_to((elapsed + retry_after_s) / (self._window_sent * SAFETY))
-        elif retry_after_s is None and not stated:
-            lately = [t for t in self._recent if t > now - 5]
-            rate = len(lately) / max(min(elapsed, 5.0), 0.1)
-            self._slow_to(1 / max(rate * SHRINK, 0.2))
-            self._grows = True
-        pause = retry_after_s if retry_after_s is not None else max(1.0, self._interval)
+            self._interval = max(self._interval, (elapsed + retry_after_s) / (self._window_sent * SAFETY))
+        elif retry_after_s is None and not stated and self._burst is None:
+            self._burst = _Burst(now - elapsed, self._window_sent, now, self._interval > 0)
+        waited = now - self._burst.start if self._burst is not None else 0.0
+        pause = retry_after_s if retry_after_s is not None else max(PROBE_S, PROBE_GROWTH * waited, self._interval)
         self._paused_until = now + pause
         self._next_start = max(self._next_start, self._paused_until)
         self._window_start, self._window_sent = None, 0
 
-    def _slow_to(self, interval: float) -> None:
-        self._interval = max(self._interval, interval)
+    def _settle(self, burst: _Burst, started: float) -> None:
+        """A reply while nothing was known of the window: one more of the burst, or the probe that was let in."""
+        if started < burst.refused_at:
+            burst.sent += 1
+            return
+        learnt = (started - burst.start) / (max(burst.sent, 1) * SAFETY)
+        # paced and refused after many: a little too fast; after few: the limit has changed
+        self._interval = learnt if not burst.paced or burst.sent < 10 else self._interval * 1.05
+        self._least_interval = self._interval if burst.paced else self._interval / (1 + PROBE_GROWTH)
+        self._burst, self._probe_out = None, False
+        self._window_start, self._window_sent, self._next_start = started, 1, started + self._interval
 
     def _refill(self, now: float) -> float:
         """Tokens that may be spent now."""

@@ -156,8 +156,8 @@ class Runner:
             state = "invalid"
         return Exchange(identity, state, reply, value, rung, sender.alias, sender.sends, error)
 
-    async def _lane(self, request: ChatRequest) -> Lane:
-        """Wait until a lane may take the request; requests wait in the order in which they came."""
+    async def _lane(self, request: ChatRequest) -> tuple[Lane, float]:
+        """Wait until a lane may take the request, and when that was; requests wait in the order in which they came."""
         tokens = estimate_tokens(request) + request.max_tokens
         async with self._turn:
             while True:
@@ -170,7 +170,7 @@ class Runner:
                 )
                 if at <= now:
                     lane.start(tokens, now)
-                    return lane
+                    return lane, now
                 self._changed.clear()
                 try:
                     async with asyncio.timeout(min(at - now, 1.0)):
@@ -178,7 +178,7 @@ class Runner:
                 except TimeoutError:
                     continue
 
-    async def _send(self, lane: Lane, request: ChatRequest, shape: Shape) -> Reply:
+    async def _send(self, lane: Lane, started: float, request: ChatRequest, shape: Shape) -> Reply:
         ticket = self.budget.reserve(request)
         if ticket is None:
             lane.in_flight -= 1
@@ -188,9 +188,9 @@ class Runner:
         reply: Reply | None = None
         try:
             reply = await lane.client.send(request, shape)
-            lane.succeed(time.monotonic())
+            lane.succeed(time.monotonic(), started)
         except EndpointError as error:
-            lane.fail(error, time.monotonic())
+            lane.fail(error, time.monotonic(), started)
             raise
         finally:
             self.budget.settle(ticket, request, reply)
@@ -236,9 +236,9 @@ class _Sender:
         return self.lane.client.alias if self.lane else ""
 
     async def __call__(self, request: ChatRequest, shape: Shape) -> Reply:
-        self.lane = await self._runner._lane(request)
+        self.lane, started = await self._runner._lane(request)
         self.sends += 1
-        return await self._runner._send(self.lane, request, shape)
+        return await self._runner._send(self.lane, started, request, shape)
 
 
 class _BudgetSpent(Exception):  # noqa: N818 - not an error
