@@ -21,7 +21,7 @@ from poise.errors import PoiseError
 from poise.llm.budget import Budget, estimate_tokens
 from poise.llm.exchange import FATAL, RETRYABLE, ChatRequest, EndpointError, Reply, Shape
 from poise.llm.limits import Lane
-from poise.llm.store import Exchange, ReplyStore, State
+from poise.llm.store import Exchange, ReplyStore, outcome
 from poise.llm.structured import Ladder
 
 Counts = Counter[str]
@@ -145,15 +145,7 @@ class Runner:
             reply = await sender(request, "text")
         else:
             reply, value, rung, error = await self._ladder.ask(request, sender)
-        state: State = "done"
-        if reply.refusal is not None:
-            state, error = "refused", "the server marks it as a refusal"
-        elif reply.finish_reason == "content_filter":
-            state, error = "filtered", "the provider's filter cut the answer"
-        elif reply.finish_reason == "length":
-            state, error = "truncated", f"reached max_tokens {request.max_tokens}"
-        elif error is not None:
-            state = "invalid"
+        state, error = outcome(request, reply, error)
         return Exchange(identity, state, reply, value, rung, sender.alias, sender.sends, error)
 
     async def _lane(self, request: ChatRequest) -> tuple[Lane, float]:

@@ -63,6 +63,17 @@ class Exchange:
     reason: str | None = None
 
 
+def outcome(request: ChatRequest, reply: Reply, error: str | None) -> tuple[State, str | None]:
+    """How a request with this reply ended, and why it is not "done"; `error` is what its structure lacks."""
+    if reply.refusal is not None:
+        return "refused", "the server marks it as a refusal"
+    if reply.finish_reason == "content_filter":
+        return "filtered", "the provider's filter cut the answer"
+    if reply.finish_reason == "length":
+        return "truncated", f"reached max_tokens {request.max_tokens}"
+    return ("done", None) if error is None else ("invalid", error)
+
+
 class ReplyStore:
     """The file of replies; open it with `with`. One writing process at a time.
 

@@ -45,14 +45,9 @@ class Ladder:
         """
         assert request.schema is not None
         shape, reply = await self._first_reply(request, send)
-        if stop := _no_answer(reply):
-            return Structured(reply, None, shape, stop)
-        value, error = parse(reply.text, request.schema)
-        if error is None:
-            return Structured(reply, value, shape, None)
-        value, repaired = _repair(reply.text, request.schema)
-        if repaired:
-            return Structured(reply, value, "repaired", None)
+        value, rung, error = settle(reply, request.schema, shape)
+        if error is None or _no_answer(reply):
+            return Structured(reply, value, rung, error)
         again = _in_words(request) if shape == "text" else request
         dialogue = (("assistant", reply.text[:4000]), ("user", _ASK_AGAIN.format(error=error)))
         second = await send(replace(again, messages=(*again.messages, *dialogue)), shape)
@@ -75,6 +70,17 @@ class Ladder:
                     self.shapes.pop(0)
                 return shape, reply
         raise AssertionError("the last rung either replies or raises")
+
+
+def settle(reply: Reply, schema: Mapping[str, Any], shape: Shape) -> tuple[Any, str, str | None]:
+    """(value, rung, error) of one reply that was asked for in this shape, as it stands or repaired."""
+    if stop := _no_answer(reply):
+        return None, shape, stop
+    value, error = parse(reply.text, schema)
+    if error is None:
+        return value, shape, None
+    value, repaired = _repair(reply.text, schema)
+    return (value, "repaired", None) if repaired else (None, shape, error)
 
 
 def parse(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
