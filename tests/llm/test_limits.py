@@ -78,6 +78,24 @@ def test_after_the_first_refusal_none_is_over_the_limit(allowed: int, window: fl
     assert answered >= 0.9 * allowed * 20
 
 
+@pytest.mark.parametrize("retry_after", [0.05, None])
+def test_refusals_at_random_do_not_slow_a_lane_down_for_ever(retry_after: float | None) -> None:
+    """Every hundredth of 20,000 requests is refused whatever the rate: the rate is not what it is about."""
+    tested, now, answered, sent = lane(max_concurrency=64), 0.0, 0, 0
+    while answered < 20_000 and now < 3600:
+        at = tested.ready_at(1, now)
+        now = max(now, at)
+        tested.start(1, now)
+        started, now = now, now + 0.001
+        sent += 1
+        if sent % 100 == 0:
+            tested.fail(fault("rate-limited", retry_after), now, started)
+        else:
+            tested.succeed(now, started)
+            answered += 1
+    assert answered == 20_000 and now < 600
+
+
 def test_a_stated_rate_is_never_exceeded() -> None:
     refused, answered = storm(lane(requests_per_minute=600), 600, 60.0, 120.0, sliding=True, retry_after=True)
     assert refused == [] and answered >= 0.9 * 1200

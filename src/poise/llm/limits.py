@@ -8,6 +8,8 @@
   found by asking: one probe after a second, the next ones each 15 % later, until one is let in. If that is T seconds
   after the first request, the limit is n in T; probing makes T up to 15 % too long, so the rate creeps up by that, and
   beyond it the faster the longer nothing is refused.
+* Where refusals go on although a learnt rate is kept (others use the same key, or the server refuses at random) no rate
+  is learnt any more; pauses and concurrency remain.
 * A breaker opens after five faults in a row that are no rate limit; after a pause one request probes the server.
 
 Time is handed in (`now`, seconds, monotonic), so all of it can be tested without waiting.
@@ -26,6 +28,8 @@ SHRINK = 0.75
 PROBE_S, PROBE_GROWTH = 1.0, 0.15
 """Without a Retry-After: wait before the first probe, and share of the time so far to wait before each further one."""
 CREEP = 0.05
+DOUBTS, DOUBT_S = 4, 10.0
+"""So many refusals within so many seconds, while a learnt rate is kept, show that it is not the rate."""
 QUIET_CREEP = 2e-4
 """Growth of a learnt rate a second: up to what it may be when the probe came late, and beyond, times the seconds since
 the last refusal."""
@@ -69,6 +73,7 @@ class Lane:
         self.last_success: float | None = None
         self._interval = 60 / (limits.requests_per_minute * SAFETY) if limits.requests_per_minute else 0.0
         self._least_interval = 0.0
+        self._doubts: list[float] = []
         self._next_start = self._paused_until = self._refused_at = -math.inf
         self._tokens = limits.tokens_per_minute or math.inf
         self._tokens_at = 0.0
@@ -145,16 +150,25 @@ class Lane:
 
     def _learn(self, retry_after_s: float | None, now: float) -> None:
         elapsed = now - (self._window_start if self._window_start is not None else now)
-        stated = self.limits.requests_per_minute is not None
-        if retry_after_s is not None and self._window_sent and not stated:
+        learns = self.limits.requests_per_minute is None and self._believes(now)
+        if retry_after_s is not None and self._window_sent and learns:
             self._interval = max(self._interval, (elapsed + retry_after_s) / (self._window_sent * SAFETY))
-        elif retry_after_s is None and not stated and self._burst is None:
+        elif retry_after_s is None and learns and self._burst is None:
             self._burst = _Burst(now - elapsed, self._window_sent, now, self._interval > 0)
         waited = now - self._burst.start if self._burst is not None else 0.0
         pause = retry_after_s if retry_after_s is not None else max(PROBE_S, PROBE_GROWTH * waited, self._interval)
         self._paused_until = now + pause
         self._next_start = max(self._next_start, self._paused_until)
         self._window_start, self._window_sent = None, 0
+
+    def _believes(self, now: float) -> bool:
+        """Whether a rate explains the refusals; if they go on in spite of one, it is forgotten for good."""
+        if self._interval and self._burst is None:
+            self._doubts = [at for at in self._doubts if at > now - DOUBT_S] + [now]
+        if len(self._doubts) >= DOUBTS:
+            self._interval = self._least_interval = 0.0
+            self._burst, self._probe_out = None, False
+        return len(self._doubts) < DOUBTS
 
     def _settle(self, burst: _Burst, started: float) -> None:
         """A reply while nothing was known of the window: one more of the burst, or the probe that was let in."""

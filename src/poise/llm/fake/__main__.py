@@ -28,7 +28,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--latency-ms", type=float, default=1.0, help="from a request to its answer")
     parser.add_argument("--faults", type=Path, help="JSON file with the schedule of faults")
     parser.add_argument("--log", type=Path, help="JSON lines, one a request")
-    parser.add_argument("--requests-per-minute", type=int, help="answer 429 beyond")
+    parser.add_argument("--requests-per-window", type=int, help="answer 429 beyond")
+    parser.add_argument("--window-s", type=float, default=60.0, help="length of the window")
     parser.add_argument("--concurrent", type=int, help="answer 429 beyond")
     parser.add_argument("--no-retry-after", action="store_true", help="429 without a hint when to come back")
     return parser.parse_args()
@@ -40,7 +41,10 @@ async def _serve(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     limits = ServerLimits(
-        requests=arguments.requests_per_minute, concurrent=arguments.concurrent, hint=not arguments.no_retry_after
+        requests=arguments.requests_per_window,
+        window_s=arguments.window_s,
+        concurrent=arguments.concurrent,
+        hint=not arguments.no_retry_after,
     )
     server = FakeServer(
         seed=arguments.seed,
