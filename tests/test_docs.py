@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from poise.cli.main import main
 from poise.data.rules import RULES
+from poise.data.tables import open_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXIT = {"contamination": 4}
 """Commands that are meant to find something; a release of the same prompts overlaps with them."""
+LEAST = {"data": 10}
+"""Commands that a page has at least; 5 where it is not said."""
+ADDRESS = "http://127.0.0.1:8000/v1"
+"""Where the pages suppose the fake server."""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Where it is in fact."""
+    command = [sys.executable, "-m", "poise.llm.fake"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            yield child.stdout.readline().strip()
+        finally:
+            child.kill()
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -24,12 +44,23 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
-def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_a_page_work_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = commands(page)
-    assert len(found) >= 10
-    for words in found:
+    assert len(found) >= LEAST.get(page.stem, 5)
+    for words in ([word.replace(ADDRESS, url) for word in told] for told in found):
         assert (main(words), words) == (EXIT.get(words[1], 0), words)
+
+
+def test_the_python_of_the_raters_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "raters.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert main(["data", "synth", "--out", "work/raw", "--scale", "0.0005"]) == 0
+    exec(source.replace(ADDRESS, url), {})
+    assert open_tables(Path("work/mine"))["judgements"].rows > 100
 
 
 def test_the_mapping_of_the_page_reads_a_file(tmp_path: Path) -> None:

@@ -307,3 +307,17 @@ def test_a_store_has_one_writer_and_is_a_store(tmp_path: Path) -> None:
     (tmp_path / "b.sqlite").write_bytes(b"no database at all, only some words" * 100)
     with pytest.raises(PoiseError, match="no store of replies"), ReplyStore(tmp_path / "b.sqlite"):
         pass
+
+
+def test_a_rubric_is_stored_once_and_the_request_can_be_read_back(store: ReplyStore) -> None:
+    rubric = "A rubric. " * 100
+    requests = [
+        ChatRequest("m", (("system", rubric), ("user", f"question {n}")), stop=("end",), schema=SCHEMA)
+        for n in range(20)
+    ]
+    client = Scripted(lambda request, shape, number: Reply('{"n": 1}', "stop"))
+    assert Runner(store, [Lane(client)]).run(requests)["done"] == 20
+    assert [store.request(request.identity) for request in requests] == requests
+    assert store.request("0" * 64) is None
+    text = b"".join(path.read_bytes() for path in store.path.parent.glob("replies.sqlite*"))
+    assert text.count(rubric.encode()) <= 2  # in the file, and in the log before it

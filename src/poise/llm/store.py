@@ -2,13 +2,15 @@
 
 A row is one finished request: what was asked, what came back, how it ended. A request without a row is pending, so a
 killed run has nothing to clean up: whoever brings the same requests again gets the same answers and sends the rest.
-Addresses and keys of servers are never stored, only the alias of the lane. WAL with `synchronous=NORMAL`: a reply that
+Addresses and keys of servers are never stored, only the alias of the lane. A long message that many requests share (a
+rubric) is stored once, under its hash. WAL with `synchronous=NORMAL`: a reply that
 was committed survives `kill -9`; a power cut may lose the last moments.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -26,13 +28,16 @@ State = Literal["done", "refused", "filtered", "truncated", "invalid", "dead"]
 the shape asked for; "dead" got no reply in all its attempts."""
 STATES: tuple[State, ...] = get_args(State)
 
-_VERSION = "1"
+_VERSION = "2"
+_LONG = 400
+"""Characters from which a system message is stored once for all requests."""
 _TABLES = """
 create table if not exists meta (key text primary key, value text not null) without rowid;
 create table if not exists exchanges (
     identity text primary key, request text not null, state text not null, text text, value text, rung text,
     finish_reason text, prompt_tokens integer, completion_tokens integer, latency_s real, served_model text,
     logprobs text, refusal text, lane text, attempts integer not null, reason text);
+create table if not exists texts (sha256 text primary key, text text not null) without rowid;
 create table if not exists faults (
     identity text not null, lane text not null, kind text not null, reason text not null);
 """
@@ -95,6 +100,7 @@ class ReplyStore:
                 "another process writes to this store", where=str(self.path), do="wait for it or stop it"
             ) from error
         try:
+            self._texts: set[str] = set()
             self._db = sqlite3.connect(self.path, isolation_level=None)
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=normal")
@@ -125,7 +131,7 @@ class ReplyStore:
         logprobs = None if reply is None or reply.logprobs is None else json.dumps(reply.logprobs)
         row = (
             exchange.identity,
-            canonical_json(asdict(request)),
+            canonical_json(self._slim(request)),
             exchange.state,
             told.get("text"),
             None if exchange.value is None else canonical_json(exchange.value),
@@ -149,6 +155,37 @@ class ReplyStore:
             raise PoiseError(
                 f"cannot be written ({error})", where=str(self.path), do="free some space and run it again", exit_code=3
             ) from error
+
+    def _slim(self, request: ChatRequest) -> dict[str, Any]:
+        """The request as JSON values; a long system message is put into `texts` and named by its hash."""
+        told = asdict(request)
+        messages: list[tuple[str, str | dict[str, str]]] = []
+        for role, content in request.messages:
+            if role != "system" or len(content) < _LONG:
+                messages.append((role, content))
+                continue
+            digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+            if digest not in self._texts:
+                self._db.execute("insert or ignore into texts values (?, ?)", [digest, content])
+                self._texts.add(digest)
+            messages.append((role, {"sha256": digest}))
+        return told | {"messages": messages}
+
+    def request(self, identity: str) -> ChatRequest | None:
+        """The request behind an identity, None when it has not ended."""
+        row = self._db.execute("select request from exchanges where identity = ?", [identity]).fetchone()
+        if row is None:
+            return None
+        told = json.loads(row[0])
+        messages = tuple((role, self._text(content)) for role, content in told["messages"])
+        return ChatRequest(**told | {"messages": messages, "stop": tuple(told["stop"])})
+
+    def _text(self, content: str | dict[str, str]) -> str:
+        if isinstance(content, str):
+            return content
+        text: str
+        (text,) = self._db.execute("select text from texts where sha256 = ?", [content["sha256"]]).fetchone()
+        return text
 
     def fault(self, identity: str, lane: str, kind: str, reason: str) -> None:
         """Commit a failed attempt."""
