@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 
 import pytest
@@ -78,18 +79,18 @@ def test_after_the_first_refusal_none_is_over_the_limit(allowed: int, window: fl
     assert answered >= 0.9 * allowed * 20
 
 
-@pytest.mark.parametrize("retry_after", [0.05, None])
-def test_refusals_at_random_do_not_slow_a_lane_down_for_ever(retry_after: float | None) -> None:
-    """Every hundredth of 20,000 requests is refused whatever the rate: the rate is not what it is about."""
-    tested, now, answered, sent = lane(max_concurrency=64), 0.0, 0, 0
+@pytest.mark.parametrize("kind", ["rate-limited", "overloaded"])
+@pytest.mark.parametrize("retry_after", [0.05, 1.0, None])
+def test_refusals_at_random_do_not_slow_a_lane_down_for_ever(kind: FaultKind, retry_after: float | None) -> None:
+    """About every hundredth of 20,000 requests is refused whatever the rate: the rate is not what it is about."""
+    tested, now, answered, chance = lane(max_concurrency=64), 0.0, 0, random.Random(0)
     while answered < 20_000 and now < 3600:
         at = tested.ready_at(1, now)
         now = max(now, at)
         tested.start(1, now)
         started, now = now, now + 0.001
-        sent += 1
-        if sent % 100 == 0:
-            tested.fail(fault("rate-limited", retry_after), now, started)
+        if chance.random() < 0.01:
+            tested.fail(fault(kind, retry_after), now, started)
         else:
             tested.succeed(now, started)
             answered += 1

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
+from typing import Any
 
-_WORD = re.compile(r"[A-Za-z']+")
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+_REFUSAL = re.compile(
+    r"^\W*(i'?m (really |very )?sorry|sorry,|i can(no|')t|i can not|i cannot|i won'?t|i'?m unable|i am unable"
+    r"|i'?m not able|as an ai|as a language model)\b",
+    re.IGNORECASE,
+)
+_NO_SPACES = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
+"""Scripts that put no blanks between words; there a character counts as a word."""
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; single characters where the script has no blanks."""
+    found: list[str] = []
+    for word in _WORD.findall(text.lower()):
+        found += list(word) if _NO_SPACES.search(word) else [word]
+    return found
 
 
 def garbled(text: str) -> str | None:
@@ -14,7 +31,7 @@ def garbled(text: str) -> str | None:
     Reasons: "too-short" (under three words), "not-text" (less than 60 % letters and spaces), "repeats" (of at least
     ten words, one word 3-gram occurs more than twice and more than once in nine words, or one word makes up 40 %).
     """
-    words = _WORD.findall(text.lower())
+    words = words_of(text)
     if len(words) < 3:
         return "too-short"
     if sum(c.isalpha() or c.isspace() for c in text) < 0.6 * len(text):
@@ -25,3 +42,26 @@ def garbled(text: str) -> str | None:
         if top_trigram > max(2, len(words) / 9) or top_word > 0.4 * len(words):
             return "repeats"
     return None
+
+
+def refuses(text: str) -> bool:
+    """Whether a reply that should be something else begins like a refusal."""
+    return _REFUSAL.search(text) is not None
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def language_of(text: str, sure: float = 0.8) -> str | None:
+    """ISO 639-1 code of the language, None when the identifier is less sure than `sure` (short texts often are)."""
+    code, probability = _identifier().classify(text)
+    return str(code) if probability >= sure else None
+
+
+def other_language(text: str, allowed: tuple[str, ...]) -> bool:
+    """Whether the text is surely in none of the languages; with none given all are allowed."""
+    return bool(allowed) and (code := language_of(text)) is not None and code not in allowed

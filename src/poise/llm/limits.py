@@ -28,7 +28,11 @@ SHRINK = 0.75
 PROBE_S, PROBE_GROWTH = 1.0, 0.15
 """Without a Retry-After: wait before the first probe, and share of the time so far to wait before each further one."""
 CREEP = 0.05
-DOUBTS, DOUBT_S = 4, 10.0
+FEW, SOON_S = 20, 5.0
+"""A refusal after fewer requests than this says nothing of a rate, unless the server is closed for longer than that."""
+HINT_QUIET_S = 300.0
+"""A rate that the server told is raised only when nothing was refused for so long."""
+DOUBTS, DOUBT_S = 3, 15.0
 """So many refusals within so many seconds, while a learnt rate is kept, show that it is not the rate."""
 QUIET_CREEP = 2e-4
 """Growth of a learnt rate a second: up to what it may be when the probe came late, and beyond, times the seconds since
@@ -59,6 +63,7 @@ class _Burst:
     sent: int
     refused_at: float
     paced: bool
+    probes: int = 0
 
 
 class Lane:
@@ -124,9 +129,9 @@ class Lane:
             free = self._refused_at == -math.inf or self._interval > 0
             step = 1.0 if free else 1 / self.concurrency
             self.concurrency = min(self.limits.max_concurrency, self.concurrency + step)
-        if self._least_interval:
-            quiet = min(CREEP, QUIET_CREEP * (now - self._refused_at))
-            creep = CREEP if self._interval > self._least_interval else quiet
+        if self._interval and self.limits.requests_per_minute is None:
+            quiet = now - self._refused_at - (0.0 if self._least_interval else HINT_QUIET_S)
+            creep = CREEP if self._interval > self._least_interval > 0 else min(CREEP, QUIET_CREEP * max(0.0, quiet))
             self._interval /= 1 + creep * self._interval  # spread over the requests of a second
 
     def fail(self, error: EndpointError, now: float, started: float | None = None) -> None:
@@ -140,7 +145,7 @@ class Lane:
                 if self._burst is None:
                     self.concurrency = max(1.0, self.concurrency * SHRINK)
                 self._refused_at = now
-                self._learn(error.retry_after_s, now)
+                self._pause(error, now)
             return
         self._faults_in_a_row += 1
         if self._faults_in_a_row >= BREAK_AFTER or self._probing:
@@ -148,13 +153,17 @@ class Lane:
             self._paused_until = max(self._paused_until, now + self._open_for)
             self._probing = True
 
-    def _learn(self, retry_after_s: float | None, now: float) -> None:
+    def _pause(self, error: EndpointError, now: float) -> None:
+        """Wait as the server asks or as probing needs, and learn what the refusal tells of its limit."""
         elapsed = now - (self._window_start if self._window_start is not None else now)
-        learns = self.limits.requests_per_minute is None and self._believes(now)
-        if retry_after_s is not None and self._window_sent and learns:
-            self._interval = max(self._interval, (elapsed + retry_after_s) / (self._window_sent * SAFETY))
-        elif retry_after_s is None and learns and self._burst is None:
-            self._burst = _Burst(now - elapsed, self._window_sent, now, self._interval > 0)
+        retry_after_s, sent = error.retry_after_s, self._window_sent
+        learns = error.kind == "rate-limited" and self.limits.requests_per_minute is None and self._believes(now)
+        if learns and retry_after_s is not None and sent and (sent >= FEW or retry_after_s >= SOON_S):
+            self._interval = max(self._interval, (elapsed + retry_after_s) / (sent * SAFETY))
+        elif learns and retry_after_s is None and self._burst is None:
+            self._burst = _Burst(now - elapsed, sent, now, self._interval > 0)
+        elif self._burst is not None:
+            self._burst.probes += 1
         waited = now - self._burst.start if self._burst is not None else 0.0
         pause = retry_after_s if retry_after_s is not None else max(PROBE_S, PROBE_GROWTH * waited, self._interval)
         self._paused_until = now + pause
@@ -175,10 +184,11 @@ class Lane:
         if started < burst.refused_at:
             burst.sent += 1
             return
-        learnt = (started - burst.start) / (max(burst.sent, 1) * SAFETY)
-        # paced and refused after many: a little too fast; after few: the limit has changed
-        self._interval = learnt if not burst.paced or burst.sent < 10 else self._interval * 1.05
-        self._least_interval = self._interval if burst.paced else self._interval / (1 + PROBE_GROWTH)
+        if burst.probes or burst.sent >= FEW:
+            learnt = (started - burst.start) / (max(burst.sent, 1) * SAFETY)
+            # paced and refused after many: a little too fast; after few: the limit has changed
+            self._interval = learnt if not burst.paced or burst.sent < FEW else self._interval * 1.05
+            self._least_interval = self._interval if burst.paced else self._interval / (1 + PROBE_GROWTH)
         self._burst, self._probe_out = None, False
         self._window_start, self._window_sent, self._next_start = started, 1, started + self._interval
 

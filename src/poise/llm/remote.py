@@ -17,11 +17,13 @@ from pathlib import Path
 
 from poise.data.rows import Sampling
 from poise.errors import PoiseError
+from poise.llm.budget import Budget
 from poise.llm.endpoint import Completion, Messages
 from poise.llm.exchange import ChatClient, ChatRequest
 from poise.llm.limits import Lane, Limits
 from poise.llm.runner import Runner
 from poise.llm.store import Exchange, ReplyStore
+from poise.llm.stored import completion_of, said, to_request
 
 _LIMITS = Limits()
 
@@ -34,11 +36,12 @@ class RemoteEndpoint:
     """Chat and completion by servers that answer alike.
 
     Args:
-        clients: one lane each.
+        clients: one lane each, or lanes with limits of their own.
         model: name the servers know.
         name: written into the provenance of every text; the model's name by default.
         limits: of each lane.
-        store: file of replies, kept; None keeps none.
+        store: file of replies, kept, or an open store; None keeps none.
+        budget: stops sending when reached.
 
     Attributes:
         unanswered: why -> requests that got no answer so far.
@@ -46,17 +49,22 @@ class RemoteEndpoint:
 
     def __init__(
         self,
-        clients: Sequence[ChatClient],
+        clients: Sequence[ChatClient | Lane],
         model: str,
         *,
         name: str | None = None,
         limits: Limits = _LIMITS,
-        store: Path | None = None,
+        store: Path | ReplyStore | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.model, self.name = model, name or model
         self.unanswered: Counter[str] = Counter()
-        self._lanes = [Lane(client, limits) for client in clients]
-        self._store = store
+        self._lanes = [client if isinstance(client, Lane) else Lane(client, limits) for client in clients]
+        self._store, self._budget = store, budget
+
+    def requests(self, conversations: Sequence[Messages], sampling: Sequence[Sampling]) -> list[ChatRequest]:
+        """What `chat` would ask, for a dry run or a batch file."""
+        return [to_request(self.model, said(talk), how) for talk, how in zip(conversations, sampling, strict=True)]
 
     def chat(
         self,
@@ -69,8 +77,7 @@ class RemoteEndpoint:
         Raises:
             PoiseError: the servers refuse the key or the model, or not one request got an answer.
         """
-        messages = [tuple((message["role"], message["content"]) for message in talk) for talk in conversations]
-        return self._ask([self._request(told, how) for told, how in zip(messages, sampling, strict=True)], on_rows)
+        return self._ask(self.requests(conversations, sampling), on_rows)
 
     def complete(
         self, texts: Sequence[str], sampling: Sequence[Sampling], on_rows: Callable[[int], object] = _ignore
@@ -81,26 +88,22 @@ class RemoteEndpoint:
             PoiseError: as for `chat`.
         """
         prompts = [(("prompt", text),) for text in texts]
-        asked = [self._request(told, how, complete=True) for told, how in zip(prompts, sampling, strict=True)]
+        asked = [to_request(self.model, told, how, complete=True) for told, how in zip(prompts, sampling, strict=True)]
         return self._ask(asked, on_rows)
-
-    def _request(self, messages: tuple[tuple[str, str], ...], how: Sampling, *, complete: bool = False) -> ChatRequest:
-        return ChatRequest(
-            self.model,
-            messages,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            max_tokens=how.max_new_tokens,
-            seed=how.seed,
-            complete=complete,
-        )
 
     def _ask(self, requests: Sequence[ChatRequest], on_rows: Callable[[int], object]) -> list[Completion]:
         identities = [request.identity for request in requests]
         waiting = Counter(identities)
         with self._opened() as store:
-            runner = Runner(store, self._lanes, retry_dead=True)
-            runner.run(requests, lambda _, ended: on_rows(waiting.pop(ended.identity)))
+            runner = Runner(store, self._lanes, budget=self._budget, retry_dead=True)
+            counts = runner.run(requests, lambda _, ended: on_rows(waiting.pop(ended.identity)))
+            if counts["pending"]:
+                raise PoiseError(
+                    f"the budget is spent; {counts['pending']:,} requests are not asked yet",
+                    where=self.name,
+                    do="run it again with a larger one; replies so far are stored",
+                    exit_code=4,
+                )
             on_rows(waiting.total())  # those that an earlier run had answered
             return self._completions(list(store.exchanges(identities)))
 
@@ -115,20 +118,16 @@ class RemoteEndpoint:
                 do="see to the server, then run it again",
                 exit_code=4,
             )
-        return [_completion(exchange) for exchange in exchanges]
+        return [completion_of(exchange) for exchange in exchanges]
 
     @contextmanager
     def _opened(self) -> Iterator[ReplyStore]:
+        if isinstance(self._store, ReplyStore):
+            yield self._store
+            return
         if self._store is not None:
             with ReplyStore(self._store) as store:
                 yield store
             return
         with tempfile.TemporaryDirectory(prefix="poise-") as folder, ReplyStore(Path(folder) / "replies") as store:
             yield store
-
-
-def _completion(exchange: Exchange) -> Completion:
-    reply = exchange.reply
-    if reply is None:
-        return Completion("", False)
-    return Completion(reply.refusal or reply.text, exchange.state in ("done", "refused"))
