@@ -10,6 +10,7 @@ import pytest
 from poise.collect.prompts import Cell, clean, emptiest_cells, few_shot, write_prompts
 from poise.data import PromptRow, Sampling, text_id
 from poise.harm import Category, Severity, guidelines, policy_version
+from poise.llm import Completion
 
 CELL = Cell(Category.S6, Severity.MINOR)
 OTHER = Cell(Category.S7, Severity.SEVERE)
@@ -105,6 +106,14 @@ def test_write_prompts_with_lineage(scripted: Callable[..., Any], prompt: Callab
     assert first.provenance.sampling == sampling
     assert sampling.model_copy(update={"seed": 0}) == SAMPLING
     assert len({s.seed for _, s in endpoint.asked}) == 4, "every attempt has its own chance"
+
+
+def test_what_was_not_written_is_counted_by_its_reason(scripted: Callable[..., Any]) -> None:
+    endpoint = scripted("")
+    endpoint.complete = lambda texts, how, on_rows: [Completion(ONE, True), Completion("", False, "too-long")]
+    new, dropped = run(endpoint, [], cells=[CELL])
+    assert [p.prompt for p in new] == [ONE]
+    assert dropped == {"unclear": 0, "too-long": 1, "near-duplicate": 0}
 
 
 def test_no_more_than_wanted_for_a_cell(scripted: Callable[..., Any]) -> None:

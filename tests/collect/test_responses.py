@@ -88,3 +88,11 @@ def test_every_request_needs_its_reply(prompt: Callable[..., PromptRow]) -> None
 def test_a_persona_is_refused_with_an_unknown_field() -> None:
     with pytest.raises(ValueError, match="temprature"):
         Persona.model_validate({"name": "x", "system": "y", "temprature": 1.0, "temperature": 1.0})
+
+
+def test_what_was_not_said_is_counted_by_its_reason(prompt: Callable[..., PromptRow]) -> None:
+    requests = plan_responses([prompt("a")], PERSONAS, 30, 5)
+    said = [Completion("", False, "too-long"), Completion("Ask a friend first.", True), Completion("", True)]
+    rows, pairs, dropped = response_rows(requests, said, "tiny-model")
+    assert ([r.response for r in rows], pairs) == (["Ask a friend first."], [])
+    assert dropped == {"too-long": 1, "too-short": 1}

@@ -97,9 +97,13 @@ def test_the_sampling_is_sent_as_it_is() -> None:
 def test_how_answers_end() -> None:
     endpoint = RemoteEndpoint([Echo()], "m")
     found = endpoint.chat(talks("hello", "cut", "refuse", "hide", "filtered", "too-long", "server"), [Sampling()] * 7)
-    nothing = Completion("", False)
-    assert found[:4] == [("hello!", True), ("cut!", False), ("No.", True), ("hide!", False)]
-    assert found[4:] == [nothing] * 3
+    assert found[:4] == [
+        Completion("hello!", True),
+        Completion("cut!", False),
+        Completion("No.", True),
+        Completion("hide!", False),
+    ]
+    assert all(reply.text == "" and not reply.finished and reply.reason for reply in found[4:])
     assert endpoint.unanswered.total() == 3 and any("too-long" in reason for reason in endpoint.unanswered)
     assert RemoteEndpoint([Echo()], "m").chat([], []) == []
 
@@ -125,7 +129,7 @@ def test_a_store_keeps_answers_and_what_failed_is_tried_again(tmp_path: Path) ->
     store, client, heard = tmp_path / "replies.sqlite", Echo(), []
     RemoteEndpoint([client], "m", store=store).chat(talks("a", "b", "too-long"), [Sampling()] * 3)
     found = RemoteEndpoint([client], "m", store=store).chat(talks("a", "too-long", "c"), [Sampling()] * 3, heard.append)
-    assert [text for text, _ in found] == ["a!", "", "c!"] and sum(heard) == 3
+    assert [reply.text for reply in found] == ["a!", "", "c!"] and sum(heard) == 3
     assert Counter(r.messages[0][1] for r in client.asked) == {"a": 1, "b": 1, "c": 1, "too-long": 2}
 
 
@@ -138,8 +142,8 @@ def test_a_real_server_with_faults_answers_everything_once(serve: Callable[..., 
         endpoint = RemoteEndpoint(lanes, "m")
         found = endpoint.chat(questions, samplings)
         again = endpoint.complete(["Once upon"] * 3, samplings[:3])
-        assert len({text for text, _ in found}) == 150 and all(finished for _, finished in found)
-        assert len({text for text, _ in again}) == 3 and not endpoint.unanswered
+        assert len({reply.text for reply in found}) == 150 and all(reply.finished for reply in found)
+        assert len({reply.text for reply in again}) == 3 and not endpoint.unanswered
     with serve() as url:  # the same seed, no faults: the same answers
         assert RemoteEndpoint([HttpClient("lane", url)], "m").chat(questions, samplings) == found
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()][:-150]

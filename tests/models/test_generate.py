@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poise.collect.quality import garbled
 from poise.data.rows import Sampling
-from poise.models.generate import Request, Sampled, chat_ids, generate, pick
+from poise.llm import Completion
+from poise.models.generate import Request, Sampled, batches, chat_ids, generate, pick
 from poise.models.local import LocalEndpoint
 from poise.models.trunk import REFERENCE, Trunk
 
@@ -103,6 +106,96 @@ def test_the_end_token_ends_a_row_and_is_not_written(trunk: Trunk) -> None:
         else:
             assert after.ids[: len(before.ids)] == before.ids
     assert generate(trunk, rows)[0].finished
+
+
+def positions(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Shapes (rows, tokens) of everything that goes through the layers from now on."""
+    shapes: list[tuple[int, int]] = []
+    forward = trunk.decoder.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(trunk.decoder, "forward", counted)
+    return shapes
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_samples_of_one_prompt_share_it_and_stay_what_they_are(
+    trunk: Trunk, monkeypatch: pytest.MonkeyPatch, top_p: float
+) -> None:
+    prompts = [r.prompt for r in requests(3)]
+    how = Sampling(top_p=top_p, max_new_tokens=12)
+    rows = [Request(p, how.model_copy(update={"seed": 10 * i + k})) for k in range(5) for i, p in enumerate(prompts)]
+    alone = [generate(trunk, [row], role="actor")[0] for row in rows]
+    shapes = positions(trunk, monkeypatch)
+    assert generate(trunk, rows, role="actor") == alone
+    assert len({tuple(s.ids) for s in alone}) > len(prompts), "the samples of a prompt differ"
+    assert shapes[0] == (3, max(map(len, prompts))), "each prompt once"
+    assert shapes[1] == (15, 1)
+    shapes.clear()
+    assert generate(trunk, rows, role="actor", batch_size=5) == alone
+    assert [shape for shape in shapes if shape[1] > 1] == [(1, len(p)) for p in sorted(prompts, key=len) if len(p) > 1]
+
+
+def test_batches_by_hand() -> None:
+    a, b, c = [1], [2, 2], [3, 3]
+    assert batches([b, a, b, a, c], 8) == [[1, 3, 0, 2, 4]], "shortest first, equal prompts together"
+    assert batches([a, c, b, c, b, c], 4) == [[0, 1, 3, 5], [2, 4]]
+    assert batches([a, a, a, b, b, b], 4) == [[0, 1, 2], [3, 4, 5]], "one empty place is cheaper than a prompt again"
+    assert batches([a, a, b, b, b], 4) == [[0, 1, 2, 3], [4]], "two of four are not"
+    assert batches([a] * 5, 2) == [[0, 1], [2, 3], [4]]
+    assert batches([], 2) == []
+
+
+def test_long_responses_outgrow_the_buffers(trunk: Trunk) -> None:
+    rows = requests(2, temperature=0.0, longest=140)
+    trunk.tokenizer.eos_token = "<|endoftext|>"  # never said here, so that every row runs on
+    got = generate(trunk, rows)
+    assert [len(s.ids) for s in got] == [140, 140]
+    assert [s.ids for s in got] == [greedy_by_hand(trunk, list(r.prompt), 140, REFERENCE) for r in rows]
+
+
+def test_a_prompt_that_is_too_long_gets_a_reason_and_the_rest_goes_on(trunk: Trunk) -> None:
+    context = trunk.model.config.max_position_embeddings
+    short = requests(2)
+    long, edge = (Request([5] * n, Sampling(max_new_tokens=12, seed=3)) for n in (context, context - 3))
+    seen: list[int] = []
+    got = generate(trunk, [short[0], long, edge, Request([], Sampling()), short[1]], on_rows=seen.append)
+    assert got[1] == Sampled([], False, "too-long")
+    assert got[3] == Sampled([], False, "empty-prompt")
+    assert [got[0], got[4]] == generate(trunk, short)
+    assert len(got[2].ids) == 3 or got[2].finished, "the context ends the response"
+    assert got[2] == generate(trunk, [Request(edge.prompt, Sampling(max_new_tokens=3, seed=3))])[0]
+    assert sum(seen) == 5
+    assert generate(trunk, [long]) == [got[1]]
+
+
+def test_the_endpoint_says_why_there_is_no_reply(trunk: Trunk) -> None:
+    context = trunk.model.config.max_position_embeddings
+    how = [Sampling(temperature=0.0, max_new_tokens=6)] * 2
+    said = LocalEndpoint(trunk, "tiny").complete(["Once upon a time", "no " * context], how)
+    assert said[1] == Completion("", False, "too-long")
+    assert said[0] == LocalEndpoint(trunk, "tiny").complete(["Once upon a time"], how[:1])[0]
+    assert said[0].text
+    assert said[0].reason is None
+
+
+def test_a_model_that_repeats_itself_for_ever_ends_and_is_seen(trunk: Trunk) -> None:
+    word = trunk.tokenizer(" the", add_special_tokens=False)["input_ids"]
+    assert len(word) == 1
+    with torch.no_grad():  # whatever was said, the last hidden state is zero and the bias alone speaks
+        trunk.decoder.norm.weight.zero_()
+    trunk.model.get_output_embeddings().bias = torch.nn.Parameter(
+        torch.nn.functional.one_hot(torch.tensor(word[0]), trunk.model.config.vocab_size).float()
+    )
+    said = LocalEndpoint(trunk, "tiny").chat(
+        [[{"role": "user", "content": "Hi"}]], [Sampling(max_new_tokens=40, temperature=0.0)]
+    )[0]
+    assert not said.finished
+    assert said.text.split() == ["the"] * 40
+    assert garbled(said.text) == "repeats"
 
 
 def test_nothing_to_do(trunk: Trunk) -> None:

@@ -108,7 +108,7 @@ def _kept(
     good: dict[str, QARecord] = {}
     for question, reply in zip(asked, replies, strict=True):
         text = reply.text.strip()
-        reason = unusable(text, plan.languages)
+        reason = f"no answer ({reply.reason})" if reply.reason else unusable(text, plan.languages)
         if reason is None and text in good:
             reason = "same text"
         if reason is not None:

@@ -168,7 +168,9 @@ class _Nursery:
                 replies = endpoint.chat([a.messages or [] for a in asked], how, on_rows)
             else:
                 replies = endpoint.complete([a.text or "" for a in asked], how, on_rows)
-            self._harvest(name, source, endpoint.name, part, [reply.text for reply in replies])
+            self.grown.dropped.update(f"{name}: no answer ({reply.reason})" for reply in replies if reply.reason)
+            answered = [(t, reply.text) for t, reply in zip(part, replies, strict=True) if not reply.reason]
+            self._harvest(name, source, endpoint.name, answered)
 
     def _try(self, name: str, source: PromptSource, cell: Cell) -> _Try:
         self._attempts[name, cell] += 1
@@ -214,9 +216,9 @@ class _Nursery:
     def _draw(self, parents: Sequence[Parent], count: int, key: tuple[str, ...]) -> list[Parent]:
         return sorted(parents, key=lambda parent: uniform_seed(self.seed, "shown", parent.id, *key))[: max(0, count)]
 
-    def _harvest(self, name: str, source: PromptSource, model: str, tries: Sequence[_Try], replies: list[str]) -> None:
+    def _harvest(self, name: str, source: PromptSource, model: str, answered: Sequence[tuple[_Try, str]]) -> None:
         found: list[tuple[_Try, Written]] = []
-        for attempt, reply in zip(tries, replies, strict=True):
+        for attempt, reply in answered:
             written = attempt.operation.read(reply, attempt.shown, source.style)
             text, reason = cleaned(written.prompt, source.style, self.plan.shortest, self.plan.longest)
             if text is not None and attempt.operation.name == "translate":

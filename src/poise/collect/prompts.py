@@ -97,8 +97,9 @@ def write_prompts(
             origin.append((cell, parents))
     replies = endpoint.complete(texts, how, on_rows)
     dropped: Counter[str] = Counter()
-    cleaned = [clean(reply.text) for reply in replies]
-    dropped["unclear"] = sum(text is None for text in cleaned)
+    cleaned = [None if reply.reason else clean(reply.text) for reply in replies]
+    dropped.update(reply.reason for reply in replies if reply.reason)
+    dropped["unclear"] = sum(text is None and not r.reason for text, r in zip(cleaned, replies, strict=True))
     good = [i for i, text in enumerate(cleaned) if text is not None]
     kept = drop_near_duplicates([cleaned[i] or "" for i in good], [p.prompt for p in existing], near_duplicate)
     dropped["near-duplicate"] = int((~kept).sum())

@@ -60,12 +60,12 @@ def plan_responses(
 def response_rows(
     requests: Sequence[ResponseRequest], replies: Sequence[Completion], model: str
 ) -> tuple[list[QARow], list[PairRow], Counter[str]]:
-    """QA rows and all pairs within a prompt; garbled and repeated responses are dropped and counted by reason."""
+    """QA rows and all pairs within a prompt; missing, garbled and repeated responses are counted by reason."""
     dropped: Counter[str] = Counter()
     by_prompt: dict[str, list[QARow]] = defaultdict(list)
     for request, reply in zip(requests, replies, strict=True):
         text = reply.text.strip()
-        reason = garbled(text)
+        reason = reply.reason or garbled(text)
         if reason is None and any(row.response == text for row in by_prompt[request.prompt.id]):
             reason = "same-text"
         if reason is not None:

@@ -11,10 +11,16 @@ Messages = list[dict[str, str]]
 
 
 class Completion(NamedTuple):
-    """A reply. Args: `finished` is false when the length limit cut it."""
+    """A reply.
+
+    Args:
+        finished: false when the length limit cut it, and when there is none.
+        reason: why there is none, for example "too-long": the prompt fills the model's context.
+    """
 
     text: str
     finished: bool
+    reason: str | None = None
 
 
 class Endpoint(Protocol):

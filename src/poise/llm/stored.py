@@ -100,16 +100,21 @@ class StoredEndpoint:
         for start in range(0, len(waiting), self.batch):
             batch = waiting[start : start + self.batch]
             for index, completion in zip(batch, answer(batch), strict=True):
-                reply = Reply(completion.text, "stop" if completion.finished else "length", served_model=self.name)
-                state, reason = outcome(asked[index], reply, None)
-                self.store.finish(asked[index], Exchange(identities[index], state, reply, lane="local", reason=reason))
+                self.store.finish(asked[index], self._ended(asked[index], completion))
             on_rows(len(batch))
         return [completion_of(exchange) for exchange in self.store.exchanges(identities)]
 
+    def _ended(self, request: ChatRequest, completion: Completion) -> Exchange:
+        if completion.reason is not None:
+            return Exchange(request.identity, "dead", lane="local", reason=completion.reason)
+        reply = Reply(completion.text, "stop" if completion.finished else "length", served_model=self.name)
+        state, reason = outcome(request, reply, None)
+        return Exchange(request.identity, state, reply, lane="local", reason=reason)
+
 
 def completion_of(exchange: Exchange) -> Completion:
-    """A stored answer as a completion; one without a reply is empty and unfinished."""
+    """A stored answer as a completion; one without a reply is empty and says why."""
     reply = exchange.reply
     if reply is None:
-        return Completion("", False)
+        return Completion("", False, exchange.reason or exchange.state)
     return Completion(reply.refusal or reply.text, exchange.state in FINISHED)

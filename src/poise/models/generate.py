@@ -15,6 +15,7 @@ from torch import Tensor
 
 from poise.data.rows import Sampling
 from poise.models.encoder import ignore
+from poise.models.kv_cache import roomy_cache, stay_or_fill
 from poise.models.trunk import REFERENCE, Trunk
 
 _NUCLEUS_LIMIT = 256  # the nucleus is searched among this many most likely tokens
@@ -28,10 +29,16 @@ class Request(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """Response token ids without the end token; `finished` is false when the length limit cut it."""
+    """Response token ids without the end token.
+
+    Args:
+        finished: false when the length limit or the end of the context cut it, and when there is a reason.
+        reason: why nothing was sampled: "too-long" (the prompt fills the model's context) or "empty-prompt".
+    """
 
     ids: list[int]
     finished: bool
+    reason: str | None = None
 
 
 def chat_ids(trunk: Trunk, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -51,65 +58,121 @@ def generate(
 ) -> list[Sampled]:
     """Sample one continuation per request, in the order of the requests.
 
+    A request that can't be served, because its prompt is empty or fills the model's context, gets a reason and the
+    others go on. A response ends at the latest where the context ends, and is then not finished.
+
     Args:
         trunk: the language model.
-        requests: prompts with their sampling; temperature 0 is greedy.
+        requests: prompts with their sampling; temperature 0 is greedy. Equal prompts are computed once a batch.
         role: adapter that speaks.
         batch_size: rows decoded together.
         on_rows: called with the number of rows after each batch, for progress.
     """
-    order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), i))
-    out: list[Sampled | None] = [None] * len(requests)
+    limits = [_limit(trunk, request) for request in requests]
+    out = [Sampled([], False, limit if isinstance(limit, str) else None) for limit in limits]
+    able = [i for i, limit in enumerate(limits) if isinstance(limit, int)]
+    if len(able) < len(requests):
+        on_rows(len(requests) - len(able))
+    if not able:
+        return out
     with trunk.role(role), trunk.autocast(), torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            for i, sampled in zip(chosen, _decode(trunk, [requests[i] for i in chosen]), strict=True):
+        for batch in batches([requests[i].prompt for i in able], batch_size):
+            chosen = [able[at] for at in batch]
+            rows = [(requests[i], limit) for i in chosen if isinstance(limit := limits[i], int)]
+            for i, sampled in zip(chosen, _decode(trunk, rows), strict=True):
                 out[i] = sampled
             on_rows(len(chosen))
-    return [sampled for sampled in out if sampled is not None]
+    return out
 
 
-def _decode(trunk: Trunk, rows: list[Request]) -> list[Sampled]:
-    from transformers import DynamicCache
+def _limit(trunk: Trunk, request: Request) -> int | str:
+    """New tokens that this request may get, or why it gets none."""
+    context: int | None = getattr(trunk.model.config.get_text_config(), "max_position_embeddings", None)
+    if not len(request.prompt):
+        return "empty-prompt"
+    if context is None:
+        return request.sampling.max_new_tokens
+    room = context - len(request.prompt)
+    return min(request.sampling.max_new_tokens, room) if room > 0 else "too-long"
 
-    device = trunk.device
-    width, steps = max(len(r.prompt) for r in rows), max(r.sampling.max_new_tokens for r in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row.prompt) :] = torch.tensor(row.prompt)
-        mask[i, width - len(row.prompt) :] = 1
-    uniform = torch.stack([_uniform(r.sampling, steps) for r in rows]).to(device)
-    ids, mask = ids.to(device), mask.to(device)
-    position = (mask.cumsum(-1) - 1).clamp(min=0)
+
+def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Places of the prompts in batches of at most `size`: near-equal lengths, shortest first, equal prompts together.
+
+    Equal prompts are split between two batches only when they are more than a batch, or when keeping them together
+    would leave more than a quarter of a batch empty: a decoding step costs more than one more prompt.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        groups.setdefault(tuple(prompt), []).append(place)
+    out: list[list[int]] = [[]]
+    for _, group in sorted(groups.items(), key=lambda item: (len(item[0]), item[1][0])):
+        free = size - len(out[-1])
+        if len(group) > free and free <= size // 4:
+            out.append([])
+        for place in group:
+            if len(out[-1]) == size:
+                out.append([])
+            out[-1].append(place)
+    return [batch for batch in out if batch]
+
+
+def _prefill(trunk: Trunk, prompts: Sequence[Sequence[int]], cache: Any) -> tuple[Tensor, Tensor]:
+    """Fill the cache with left-padded prompts; their last hidden states [U, H] and the mask int64[U, W]."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    ids, mask = ids.to(trunk.device), mask.to(trunk.device)
+    return _last_hidden(trunk, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache), mask
+
+
+def _last_hidden(trunk: Trunk, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
+    hidden: Tensor = trunk.decoder(
+        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    # The model's own `logits_to_keep=1` multiplies a strided slice: on a CPU 600 times slower than contiguous.
+    return hidden[:, -1].contiguous()
+
+
+def _decode(trunk: Trunk, rows: Sequence[tuple[Request, int]]) -> list[Sampled]:
+    """Continue the rows (request, most new tokens) together; each distinct prompt is computed once."""
+    device, end = trunk.device, trunk.tokenizer.eos_token_id
+    numbers: dict[tuple[int, ...], int] = {}
+    prompt_of = torch.tensor([numbers.setdefault(tuple(r.prompt), len(numbers)) for r, _ in rows], device=device)
+    limits = torch.tensor([limit for _, limit in rows], device=device)
+    steps = max(limit for _, limit in rows)
+    uniform = torch.stack([_uniform(r.sampling, steps) for r, _ in rows]).to(device)
+    temperature = torch.tensor([r.sampling.temperature for r, _ in rows], device=device)
+    top_p = torch.tensor([r.sampling.top_p for r, _ in rows], device=device)
     alive = torch.arange(len(rows), device=device)
-    limits = torch.tensor([r.sampling.max_new_tokens for r in rows], device=device)
-    temperature = torch.tensor([r.sampling.temperature for r in rows], device=device)
-    top_p = torch.tensor([r.sampling.top_p for r in rows], device=device)
-    written: list[list[int]] = [[] for _ in rows]
-    finished = [False] * len(rows)
-    cache: Any = DynamicCache(config=trunk.model.config)
+    written = torch.full((len(rows), steps), end, device=device)
+    cache = roomy_cache(trunk.model.config)
+    hidden, mask = _prefill(trunk, list(numbers), cache)
+    cache.batch_select_indices(prompt_of)
+    hidden, mask, width = hidden[prompt_of], mask[prompt_of], mask.shape[1]
+    position = mask.sum(-1, keepdim=True)
+    mask = torch.cat([mask, mask.new_ones(len(rows), steps)], 1)
     for step in range(steps):
-        hidden = trunk.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        # The model's own `logits_to_keep=1` multiplies a strided slice: on a CPU 600 times slower than contiguous.
-        logits = trunk.model.get_output_embeddings()(hidden[:, -1].contiguous())
+        logits = trunk.model.get_output_embeddings()(hidden)
         token = pick(logits.float(), uniform[alive, step], temperature[alive], top_p[alive])
-        ended = token == trunk.tokenizer.eos_token_id
-        for row, value, end in zip(alive.tolist(), token.tolist(), ended.tolist(), strict=True):
-            finished[row] |= end
-            if not end:
-                written[row].append(value)
-        keep = (~ended & (step + 1 < limits[alive])).nonzero()[:, 0]
-        if len(keep) == 0:
-            break
-        if len(keep) < len(alive):
-            cache.batch_select_indices(keep)
-            alive, token, mask, position = alive[keep], token[keep], mask[keep], position[keep]
-        ids, position = token[:, None], position[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(keep), 1)], 1)
-    return [Sampled(w, f) for w, f in zip(written, finished, strict=True)]
+        written[alive, step] = token
+        keep = (token != end) & (step + 1 < limits[alive])
+        if not bool(keep.all()):
+            if not bool(keep.any()):
+                break
+            order = stay_or_fill(keep)
+            cache.batch_select_indices(order)
+            alive, token, mask, position = alive[order], token[order], mask[order], position[order]
+        hidden = _last_hidden(trunk, token[:, None], mask[:, : width + step + 1], position, cache)
+        position = position + 1
+    return [_sampled(ids[:limit], end) for ids, (_, limit) in zip(written.tolist(), rows, strict=True)]
+
+
+def _sampled(ids: list[int], end: int) -> Sampled:
+    return Sampled(ids[: ids.index(end)], True) if end in ids else Sampled(ids, False)
 
 
 def _uniform(sampling: Sampling, steps: int) -> Tensor:
@@ -129,7 +192,8 @@ def pick(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor) ->
     Returns:
         int64[B] token ids.
     """
-    greedy = logits.argmax(-1)
+    if not bool((temperature > 0).any()):
+        return logits.argmax(-1)
     probability = torch.softmax(logits / temperature.clamp(min=1e-6)[:, None], -1)
     if bool((top_p < 1).all()):
         probability, tokens = probability.topk(min(_NUCLEUS_LIMIT, logits.shape[-1]), dim=-1)
@@ -138,13 +202,13 @@ def pick(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor) ->
     elif bool((top_p >= 1).all()):
         tokens = None
     else:
-        nucleus, plain = top_p < 1, top_p >= 1
-        out = torch.empty_like(greedy)
-        for part in (nucleus, plain):
+        out = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+        for part in (top_p < 1, top_p >= 1):
             out[part] = pick(logits[part], uniform[part], temperature[part], top_p[part])
         return out
     total = probability.cumsum(-1)
     index = torch.searchsorted(total, (uniform * total[:, -1])[:, None], right=True)[:, 0]
     index = index.clamp(max=total.shape[-1] - 1)
     sampled = index if tokens is None else tokens.gather(-1, index[:, None])[:, 0]
-    return torch.where(temperature > 0, sampled, greedy)
+    greedy = temperature <= 0
+    return torch.where(greedy, logits.argmax(-1), sampled) if bool(greedy.any()) else sampled

@@ -27,13 +27,13 @@ class LocalEndpoint:
     def chat(
         self, conversations: Sequence[Messages], sampling: Sequence[Sampling], on_rows: Callable[[int], object] = ignore
     ) -> list[Completion]:
-        """One reply to each conversation, in order."""
+        """One reply to each conversation, in order; one that can't be served has no text and a reason."""
         return self._sample([chat_ids(self.trunk, messages) for messages in conversations], sampling, on_rows)
 
     def complete(
         self, texts: Sequence[str], sampling: Sequence[Sampling], on_rows: Callable[[int], object] = ignore
     ) -> list[Completion]:
-        """One continuation of each plain text, in order; no template."""
+        """One continuation of each plain text, in order; no template. Without a reply, there is a reason."""
         ids = [self.trunk.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         return self._sample(ids, sampling, on_rows)
 
@@ -42,4 +42,5 @@ class LocalEndpoint:
     ) -> list[Completion]:
         requests = [Request(ids, how) for ids, how in zip(prompts, sampling, strict=True)]
         sampled = generate(self.trunk, requests, role=self.role, batch_size=self.batch_size, on_rows=on_rows)
-        return [Completion(self.trunk.tokenizer.decode(s.ids, skip_special_tokens=True), s.finished) for s in sampled]
+        decode = self.trunk.tokenizer.decode
+        return [Completion(decode(s.ids, skip_special_tokens=True), s.finished, s.reason) for s in sampled]
