@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 import poise
-from poise.cli import annotate, data, data_steps, guard, models, run  # noqa: F401 - the steps add themselves to `data`
+from poise.cli import annotate, collect, data, data_steps, guard, llm, models, run  # noqa: F401 - the steps add themselves to `data`
 from poise.errors import PoiseError
 
 app = typer.Typer(
@@ -30,7 +30,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("validate")(run.validate)
 app.add_typer(data.app, name="data")
+app.add_typer(collect.app, name="collect")
 app.add_typer(annotate.app, name="annotate")
+app.add_typer(llm.app, name="llm")
 app.add_typer(models.app, name="models")
 app.add_typer(guard.app, name="guard")
 

@@ -54,5 +54,5 @@ def most_diverse(similarity: Similarity, keep: int, most_alike: float = 1.0) -> 
         if nearest[best] > most_alike:
             break
         chosen.append(best)
-        nearest = np.minimum(nearest, similarity[best])
+        nearest = np.maximum(nearest, similarity[best])
     return chosen

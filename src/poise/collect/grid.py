@@ -81,6 +81,15 @@ class Grid:
         self.have[cell, source] += 1
         return True
 
+    def hand_over(self, source: str, heirs: Mapping[str, float]) -> None:
+        """Let other sources bring what this one still owes, by their shares; for a source that has no more."""
+        total = sum(heirs.values())
+        for cell in self.quotas:
+            if total and (left := self.missing(cell, source)):
+                self._wanted[cell, source] -= left
+                for heir, more in apportion(left, {name: share / total for name, share in heirs.items()}).items():
+                    self._wanted[cell, heir] += more
+
     @property
     def full(self) -> bool:
         """Nothing is missing."""

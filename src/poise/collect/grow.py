@@ -78,7 +78,7 @@ def grow(
     on_rows: Callable[[int], object] = lambda rows: None,
     on_round: Callable[[Grown], object] = lambda grown: None,
 ) -> Grown:
-    """Prompts for the plan's grid.
+    """Prompts for the plan's grid; what imported sources can't bring, the models write.
 
     Args:
         endpoints: model name of the plan -> who writes.
@@ -94,6 +94,8 @@ def grow(
             nursery.take_in(name, source, imports[name])
     grown = nursery.grown
     writing = {name: source for name, source in plan.sources.items() if source.model is not None}
+    for name in plan.sources.keys() - writing.keys():
+        grid.hand_over(name, {heir: source.share for heir, source in writing.items()})
     while grown.rounds < plan.rounds and any(grid.emptiest(name) for name in writing):
         grown.rounds += 1
         for name, source in writing.items():

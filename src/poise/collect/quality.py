@@ -9,7 +9,7 @@ from typing import Any
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _REFUSAL = re.compile(
-    r"^\W*(i'?m (really |very )?sorry|sorry,|i can(no|')t|i can not|i cannot|i won'?t|i'?m unable|i am unable"
+    r"^\W*(i'?m (really |very )?sorry|sorry(?=,)|i can(no|')t|i can not|i cannot|i won'?t|i'?m unable|i am unable"
     r"|i'?m not able|as an ai|as a language model)\b",
     re.IGNORECASE,
 )

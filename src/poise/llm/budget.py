@@ -48,6 +48,15 @@ class Estimate:
     most_completion_tokens: int = 0
     most_cost: float | None = 0.0
 
+    def add(self, other: Estimate) -> None:
+        """Count further requests."""
+        self.requests += other.requests
+        self.stored += other.stored
+        self.prompt_tokens += other.prompt_tokens
+        self.most_completion_tokens += other.most_completion_tokens
+        known = self.most_cost is not None and other.most_cost is not None
+        self.most_cost = (self.most_cost or 0.0) + (other.most_cost or 0.0) if known else None
+
 
 def dry_run(
     requests: Iterable[ChatRequest],

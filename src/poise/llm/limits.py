@@ -75,6 +75,8 @@ class Lane:
         self.in_flight = 0
         self.stopped: EndpointError | None = None
         """The fault that every further request would meet too."""
+        self.last_fault: EndpointError | None = None
+        """The last one that was no rate limit."""
         self.last_success: float | None = None
         self._interval = 60 / (limits.requests_per_minute * SAFETY) if limits.requests_per_minute else 0.0
         self._least_interval = 0.0
@@ -89,6 +91,11 @@ class Lane:
         self._faults_in_a_row = 0
         self._open_for = 0.0
         self._probing = False
+
+    @property
+    def broken(self) -> bool:
+        """The breaker is open: nothing but faults lately."""
+        return self._probing
 
     def ready_at(self, tokens: int, now: float) -> float:
         """When the next request of so many tokens may start: `now` or earlier means at once, inf means after a reply.
@@ -148,6 +155,7 @@ class Lane:
                 self._pause(error, now)
             return
         self._faults_in_a_row += 1
+        self.last_fault = error
         if self._faults_in_a_row >= BREAK_AFTER or self._probing:
             self._open_for = min(60.0, max(1.0, 2 * self._open_for))
             self._paused_until = max(self._paused_until, now + self._open_for)

@@ -27,6 +27,9 @@ from poise.llm.structured import Ladder
 Counts = Counter[str]
 """State -> requests that ended so in this run; "stored": answered before; "pending": left by a budget."""
 
+FIRST_S = 20.0
+"""A run in which so long nothing but faults came back, from the start on, is ended."""
+
 OnEnd = Callable[[ChatRequest, Exchange], Any]
 
 
@@ -204,6 +207,15 @@ class Runner:
                 do="mend it and run again; replies so far are stored",
                 exit_code=3,
             )
+        if now - self._alive_since > FIRST_S and not any(lane.last_success for lane in self.lanes):
+            open_lanes = [lane for lane in self.lanes if lane.stopped is None]
+            if all(lane.broken for lane in open_lanes):
+                raise PoiseError(
+                    f"no reply at all: {open_lanes[0].last_fault}",
+                    where=open_lanes[0].client.alias,
+                    do="is the server up, and is this its address?",
+                    exit_code=3,
+                )
         last = max([self._alive_since, *(lane.last_success or 0.0 for lane in self.lanes)])
         if now - last > self.give_up_s and not self._spent:
             raise PoiseError(

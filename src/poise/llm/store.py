@@ -191,6 +191,11 @@ class ReplyStore:
         """Commit a failed attempt."""
         self._db.execute("insert into faults values (?, ?, ?, ?)", [identity, lane, kind, reason])
 
+    def faults(self) -> dict[tuple[str, str], int]:
+        """(lane, kind) -> failed attempts, the most frequent first."""
+        rows = self._db.execute("select lane, kind, count(*) from faults group by lane, kind order by 3 desc")
+        return {(lane, kind): count for lane, kind, count in rows}
+
     def state(self, identity: str) -> State | None:
         """How a request ended, None while it is pending."""
         row = self._db.execute("select state from exchanges where identity = ?", [identity]).fetchone()

@@ -75,6 +75,22 @@ def load_recipe(path: Path, stages: Mapping[str, Stage], overrides: Sequence[str
     Raises:
         PoiseError: everything that is wrong with the file and the overrides, one line for each problem.
     """
+    head, settings = read_sections(path, Head, {name: stage.settings for name, stage in stages.items()}, overrides)
+    return Recipe(head.name, head.seed, head.models.model_dump(), settings, path)
+
+
+def read_sections(
+    path: Path, top: type[M], sections: Mapping[str, type[BaseModel]], overrides: Sequence[str] = ()
+) -> tuple[M, dict[str, BaseModel]]:
+    """Read and check a file with a head and sections: a recipe, or another file that is written like one.
+
+    Args:
+        top: model of the keys that are no section.
+        sections: section -> its model, in the order of the result.
+
+    Raises:
+        PoiseError: as `load_recipe`.
+    """
     document = parse(read_text(path), str(path))
     if document.value is None:
         raise PoiseError("is empty", where=str(path), do="a recipe needs a name and at least one stage")
@@ -84,22 +100,21 @@ def load_recipe(path: Path, stages: Mapping[str, Stage], overrides: Sequence[str
     check = _Check(document)
     data = document.value
     for text in overrides:
-        _override(data, text, check, stages)
-    head = check.section(Head, {key: data[key] for key in Head.model_fields if key in data}, ())
+        _override(data, text, check, sections)
+    head = check.section(top, {key: data[key] for key in top.model_fields if key in data}, ())
     settings = {
-        name: check.section(stage.settings, {} if data[name] is None else data[name], (name,))
-        for name, stage in stages.items()
+        name: check.section(model, {} if data[name] is None else data[name], (name,))
+        for name, model in sections.items()
         if name in data
     }
     for key in data:
-        if key not in Head.model_fields and key not in stages:
-            check.add((str(key),), unknown_key(str(key), [*Head.model_fields, *stages]))
+        if key not in top.model_fields and key not in sections:
+            check.add((str(key),), unknown_key(str(key), [*top.model_fields, *sections]))
     if not settings and not check.found:
-        check.add((), f"names no stage; valid are {', '.join(stages)}")
+        check.add((), f"names no stage; valid are {', '.join(sections)}")
     check.raise_if_any(str(path))
-    checked = {name: value for name, value in settings.items() if value is not None}
     assert head is not None  # a failed section has been reported above
-    return Recipe(head.name, head.seed, head.models.model_dump(), checked, path)
+    return head, {name: value for name, value in settings.items() if value is not None}
 
 
 class _Check:
@@ -146,7 +161,7 @@ class _Check:
             raise PoiseError("\n  ".join([f"{len(lines)} problems", *lines]), where=where)
 
 
-def _override(data: dict[str, Any], text: str, check: _Check, stages: Mapping[str, Stage]) -> None:
+def _override(data: dict[str, Any], text: str, check: _Check, stages: Mapping[str, object]) -> None:
     """Put one `dotted.key=value` into `data`; keys that do not exist are left to the validation."""
     dotted, equals, raw = text.partition("=")
     path = tuple(dotted.strip().split("."))
