@@ -43,11 +43,19 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
+def files(page: Path) -> list[tuple[str, str]]:
+    """Name and content of the YAML blocks that begin with a file's name."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [(block.splitlines()[0].removeprefix("# "), block) for block in blocks if block.startswith("# ")]
+
+
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_in_order(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, text in files(page):
+        Path(name).write_text(text.replace(ADDRESS, url), encoding="utf-8")
     found = commands(page)
     assert len(found) >= LEAST.get(page.stem, 5)
     for words in ([word.replace(ADDRESS, url) for word in told] for told in found):

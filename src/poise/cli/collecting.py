@@ -42,6 +42,15 @@ def read_plan(path: Path, overrides: list[str] | None) -> tuple[PlanHead, dict[s
     return head, found
 
 
+def is_plan(path: Path) -> bool:
+    """Whether a YAML file is a plan and no recipe: its models or its sections are those of one."""
+    from poise.pipeline.yamlfile import parse, read_text
+
+    told = parse(read_text(path), str(path)).value
+    sections = [told.get(name) for name in ("prompts", "responses")] if isinstance(told, dict) else []
+    return any(isinstance(part, dict) and {"sources", "responders"} & set(part) for part in sections)
+
+
 def section_of(sections: Mapping[str, Any], name: str, path: Path) -> Any:
     """A section that the command needs.
 
