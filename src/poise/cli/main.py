@@ -16,7 +16,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 import poise
-from poise.cli import annotate, collect, data, data_steps, guard, llm, models, run  # noqa: F401 - the steps add themselves to `data`
+
+# the steps add themselves to `data`
+from poise.cli import align, annotate, collect, data, data_steps, guard, llm, models, run  # noqa: F401
 from poise.errors import PoiseError
 
 app = typer.Typer(
@@ -35,6 +37,7 @@ app.add_typer(annotate.app, name="annotate")
 app.add_typer(llm.app, name="llm")
 app.add_typer(models.app, name="models")
 app.add_typer(guard.app, name="guard")
+app.add_typer(align.app, name="align")
 
 
 def _show_version(wanted: bool) -> None:
