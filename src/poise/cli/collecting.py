@@ -51,6 +51,15 @@ def is_plan(path: Path) -> bool:
     return any(isinstance(part, dict) and {"sources", "responders"} & set(part) for part in sections)
 
 
+def is_guard_plan(path: Path) -> bool:
+    """Whether a YAML file is a plan of `poise guard train`: it names sets."""
+    from poise.pipeline.yamlfile import parse, read_text
+
+    told = parse(read_text(path), str(path)).value
+    data = told.get("data") if isinstance(told, dict) else None
+    return isinstance(data, dict) and "sets" in data
+
+
 def section_of(sections: Mapping[str, Any], name: str, path: Path) -> Any:
     """A section that the command needs.
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from poise.errors import PoiseError
+
+if TYPE_CHECKING:
+    from poise.guard.fit.run import Plan
 
 app = typer.Typer(help="The severity-aware guard.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -13,6 +19,70 @@ app = typer.Typer(help="The severity-aware guard.", no_args_is_help=True, rich_m
 @app.callback()
 def _group() -> None:
     """The severity-aware guard."""
+
+
+@app.command()
+def train(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="YAML file, see recipes/guard-starter.yaml.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sets, one folder each.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The new guard.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+) -> None:
+    """Read, train, calibrate and measure a guard; run it again to go on after a stop."""
+    from poise.guard.fit.run import Watch, train_guard
+    from poise.pipeline import progress
+
+    read = read_guard_plan(plan, overrides)
+    with progress(iter(()), unit="steps", what="training") as bar:
+
+        def step(done: int, total: int, loss: float) -> None:
+            bar.total = total
+            bar.set(loss=loss)
+            bar.update(done - bar.n)
+
+        measured = train_guard(read, data, out, Watch(note=typer.echo, step=step))
+    for line in table_lines(measured):
+        typer.echo(line)
+    typer.echo(f"guard: {out}")
+
+
+def read_guard_plan(path: Path, overrides: list[str] | None) -> Plan:
+    """The plan in a YAML file.
+
+    Raises:
+        PoiseError: what is wrong with it, one line for each problem.
+    """
+    from poise.guard.fit.plan import DataPlan, ModelPlan, PlanHead, TrainingPlan
+    from poise.guard.fit.run import Plan
+    from poise.pipeline.recipe import read_sections
+
+    sections: Mapping[str, Any] = {"data": DataPlan, "model": ModelPlan, "training": TrainingPlan}
+    head, found = read_sections(path, PlanHead, sections, overrides or [])
+    if "data" not in found:
+        raise PoiseError("has no section 'data'", where=str(path), do="name the sets under data.sets")
+    parts: dict[str, Any] = {"model": ModelPlan(), "training": TrainingPlan()} | found
+    return Plan(head.name, head.seed, parts["data"], parts["model"], parts["training"])
+
+
+def table_lines(measured: Mapping[str, Any]) -> list[str]:
+    """The metrics for people."""
+    lines = [f"{'set':28s} {'kind':8s} {'n':>6s} {'AUROC':>6s} {'TF-IDF':>7s} {'F1':>6s} {'FPR':>6s} {'ECE':>6s}"]
+    lines += [
+        f"{row['set']:28s} {row['kind']:8s} {row['n']:6d} {_number(row.get('auroc')):>6s} "
+        f"{_number(row.get('tfidf_auroc')):>7s} {_number(row['f1']):>6s} {_number(row['fpr']):>6s} "
+        f"{_number(row['ece']):>6s}"
+        for row in measured["sets"]
+    ]
+    severity = measured["severity"] or {}
+    for name in ("guard", "category prior", "always moderate"):
+        if name in severity:
+            told = ", ".join(f"{key} {_number(value)}" for key, value in severity[name].items())
+            lines.append(f"severity, {severity['n']} rows, {name}: {told}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 @app.command("train-starter")

@@ -9,7 +9,8 @@ import typer
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from poise.cli.collecting import is_plan, read_plan
+from poise.cli.collecting import is_guard_plan, is_plan, read_plan
+from poise.cli.guard import read_guard_plan
 from poise.pipeline import PlannedStage, Recipe, load_recipe, plan
 from poise.pipeline import run as run_recipe
 from poise.pipeline.stages import STAGES
@@ -43,10 +44,15 @@ def run(
 
 
 def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Check a recipe, or a plan of `poise collect`, without loading a model."""
+    """Check a recipe, or a plan of `poise collect` or `poise guard train`, without loading a model."""
     if is_plan(recipe):
         _, sections = read_plan(recipe, overrides)
         typer.echo(f"{recipe}: valid plan for `poise collect`; {', '.join(sections)}")
+        return
+    if is_guard_plan(recipe):
+        typer.echo(
+            f"{recipe}: valid plan for `poise guard train`; {len(read_guard_plan(recipe, overrides).data.sets)} sets"
+        )
         return
     loaded = load_recipe(recipe, STAGES, overrides or ())
     typer.echo(f"{recipe}: valid; stages {', '.join(loaded.settings)}")

@@ -1,0 +1,143 @@
+"""What a guard can do on rows that it was not trained on, set by set, beside TF-IDF with logistic regression.
+
+Severity is measured where it is known, beside two baselines: always moderate, and the commonest level of the row's true
+categories in training (papers' numbers are often no better). All intervals are bootstraps over rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poise import metrics
+from poise.guard.fit.rows import Row
+from poise.harm import CATEGORIES
+
+Floats = NDArray[np.float64]
+
+
+def set_table(rows: Sequence[Row], unsafe: Floats, threshold: float) -> list[dict[str, Any]]:
+    """One entry a set and kind (prompts, answers): AUROC, AUPRC, F1, FPR, ECE at the threshold.
+
+    Args:
+        rows: N of them.
+        unsafe: P(severity >= 1) of each, shape (N,).
+        threshold: from which a row counts as unsafe.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.unsafe is not None:
+            groups.setdefault((row.source, "prompts" if row.response is None else "answers"), []).append(i)
+    table = []
+    for (source, kind), chosen in sorted(groups.items()):
+        score = unsafe[chosen]
+        positive = np.array([bool(rows[i].unsafe) for i in chosen])
+        entry: dict[str, Any] = {"set": source, "kind": kind, "n": len(chosen), "unsafe": int(positive.sum())}
+        report = metrics.binary_report(score, positive, threshold)
+        entry |= {"f1": report.f1, "recall": report.recall, "fpr": report.fpr, "ece": metrics.ece(score, positive)}
+        if 0 < positive.sum() < len(positive):
+            low, high = _auroc_interval(score, positive)
+            entry |= {"auroc": metrics.auroc(score, positive), "low": low, "high": high}
+            entry["auprc"] = metrics.average_precision(score, positive)
+        table.append({name: _plain(value) for name, value in entry.items()})
+    return table
+
+
+def severity_table(rows: Sequence[Row], train: Sequence[Row], levels: NDArray[np.int64]) -> dict[str, Any] | None:
+    """Severity where all of it is known, of sets that grade harm: macro-F1, kappa, MAE, recall of severe, baselines.
+
+    Args:
+        levels: predicted severity of each row, shape (N,).
+    """
+    graded = {row.source for row in rows if row.at_least[0] == 1.0 and not np.isnan(row.at_least).any()}
+    known = [i for i, row in enumerate(rows) if row.source in graded and not np.isnan(row.at_least).any()]
+    if not known:
+        return None
+    true = np.array([int(np.sum(rows[i].at_least)) for i in known])
+    said = levels[known]
+    by_set: dict[tuple[int, ...], Counter[int]] = {}
+    for row in train:
+        if not np.isnan(row.at_least).any():
+            by_set.setdefault(_named(row), Counter())[int(np.sum(row.at_least))] += 1
+    overall: Counter[int] = sum(by_set.values(), Counter())
+    prior = np.array([(by_set.get(_named(rows[i])) or overall).most_common(1)[0][0] for i in known])
+    found: dict[str, Any] = {"n": len(known), "levels": np.bincount(true, minlength=4).tolist()}
+    for name, guess in (("guard", said), ("always moderate", np.full_like(true, 2)), ("category prior", prior)):
+        severe = true == 3
+        found[name] = {
+            "macro_f1": metrics.macro_f1(guess, true, 4),
+            "kappa": metrics.quadratic_weighted_kappa(guess, true, 4),
+            "mae": metrics.mae(guess, true),
+            "recall_severe": _plain(float((guess[severe] == 3).mean())) if severe.any() else None,
+            "severe_called_none": int((guess[severe] == 0).sum()),
+        }
+    return found
+
+
+def category_table(rows: Sequence[Row], probability: Floats) -> list[dict[str, Any]]:
+    """AUROC and average precision of each category where at least 10 rows have it and 10 do not.
+
+    Args:
+        probability: of each row and category, shape (N, 19).
+    """
+    target = np.array([row.categories for row in rows])
+    table = []
+    for k, category in enumerate(CATEGORIES):
+        known = ~np.isnan(target[:, k])
+        positive = target[known, k] > 0.5
+        if min(positive.sum(), (~positive).sum()) >= 10:
+            score = probability[known, k]
+            table.append(
+                {
+                    "category": category.code,
+                    "n": int(known.sum()),
+                    "positive": int(positive.sum()),
+                    "auroc": metrics.auroc(score, positive),
+                    "ap": metrics.average_precision(score, positive),
+                }
+            )
+    return table
+
+
+def tfidf_scores(train: Sequence[Row], rows: Sequence[Row]) -> Floats:
+    """P(unsafe) by TF-IDF (words, 1-2-grams of prompt and answer) with logistic regression on the same training rows.
+
+    Needs scikit-learn (the extra `bench`).
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    known = [row for row in train if row.unsafe is not None]
+    vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    x = vectors.fit_transform([_text(row) for row in known])
+    model = LogisticRegression(max_iter=1000).fit(x, [bool(row.unsafe) for row in known])
+    score: Floats = model.predict_proba(vectors.transform([_text(row) for row in rows]))[:, 1]
+    return score
+
+
+def _text(row: Row) -> str:
+    return row.prompt if row.response is None else f"{row.prompt}\n{row.response}"
+
+
+def _named(row: Row) -> tuple[int, ...]:
+    return tuple(k for k, value in enumerate(row.categories) if value > 0.5)
+
+
+def _auroc_interval(score: Floats, positive: NDArray[np.bool_], resamples: int = 200) -> tuple[float, float]:
+    chance = np.random.default_rng(0)
+    drawn = []
+    for _ in range(resamples):
+        chosen = chance.integers(len(score), size=len(score))
+        if 0 < positive[chosen].sum() < len(chosen):
+            drawn.append(metrics.auroc(score[chosen], positive[chosen]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _plain(value: Any) -> Any:
+    """NaN as None, so that it is JSON."""
+    return None if isinstance(value, float) and np.isnan(value) else value

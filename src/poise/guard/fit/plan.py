@@ -1,0 +1,59 @@
+"""What a guard is trained on and how: the settings of a plan such as `recipes/guard-starter.yaml`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class PlanHead(_Part):
+    """The top of a plan."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class SetUse(_Part):
+    """How one set is used."""
+
+    format: str | None = Field(None, description="format or mapping; the set's own by default")
+    use: Literal["train", "test"] = Field("train", description="test: all rows are only measured")
+    weight: float = Field(1.0, gt=0, description="of each row in the loss")
+    rows: int = Field(4000, ge=1, description="training rows at most, whole prompts, by hash")
+
+
+class DataPlan(_Part):
+    """The sets, each read from `<data folder>/<name>`; "seeds" are our own."""
+
+    sets: dict[str, SetUse] = Field(min_length=1)
+    test_share: float = Field(0.25, gt=0, lt=1, description="of the conversations, by near-duplicate cluster")
+    calibration_share: float = Field(0.1, gt=0, lt=1, description="of the training conversations, for thresholds")
+
+
+class ModelPlan(_Part):
+    """The trunk and its input."""
+
+    encoder: str = "all-minilm-l6-v2"
+    lora_rank: int = Field(0, ge=0, description="0 trains all weights")
+    max_length: int = Field(192, ge=32, le=4096, description="tokens of a window")
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class TrainingPlan(_Part):
+    """The loop: AdamW, both rates rise for a tenth of the steps and fall linearly."""
+
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-5, gt=0, description="of the trunk")
+    head_learning_rate: float = Field(1e-3, gt=0)
+    cut_learning_rate: float = Field(1e-2, gt=0, description="of the cut points between severities")
+    weight_decay: float = Field(0.01, ge=0)
+    category_weight: float = Field(0.5, ge=0, description="of the category loss beside that of severity")
+    refusal_weight: float = Field(0.2, ge=0)
+    focus: float = Field(2.0, ge=0, description="asymmetric loss: exponent for absent categories, 0 is cross-entropy")
+    smoothing: float = Field(0.02, ge=0, lt=0.5, description="of hard labels")

@@ -1,0 +1,194 @@
+"""From a plan and a folder of sets to a guard: read, train, calibrate, measure; the folder appears when complete.
+
+    <out>/    trunk or adapters, tokenizer, heads.safetensors, guard.json (settings, calibration, thresholds)
+    <out>/metrics.json    what it can do on test rows, set by set, beside TF-IDF
+
+While it works, `.<name>.work` beside it holds the tables and the last checkpoint; a killed run goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from poise.data.folders import partial_folder, write_json
+from poise.errors import PoiseError
+from poise.guard.fit.calibration import Calibration, calibrate, thresholds
+from poise.guard.fit.measure import category_table, set_table, severity_table, tfidf_scores
+from poise.guard.fit.model import GuardLogits, GuardModel
+from poise.guard.fit.plan import DataPlan, ModelPlan, TrainingPlan
+from poise.guard.fit.rows import Row, prepare, rows_of
+from poise.guard.fit.training import fit, targets_of
+from poise.harm import policy_version
+from poise.models.bundled import resolve
+from poise.models.heads import severity_probabilities
+
+FALSE_POSITIVES = 0.05
+"""Share of harmless calibration rows that the shipped thresholds let be flagged."""
+
+
+class Watch(NamedTuple):
+    """What is told on the way. Args: `note` gets lines; `step` (done, all, loss); `judged` rows measured."""
+
+    note: Callable[[str], object] = lambda line: None
+    step: Callable[[int, int, float], object] = lambda done, total, loss: None
+    judged: Callable[[int], object] = lambda rows: None
+
+
+_SILENT = Watch()
+
+
+class Plan(NamedTuple):
+    """All that decides the result."""
+
+    name: str
+    seed: int
+    data: DataPlan
+    model: ModelPlan
+    training: TrainingPlan
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        parts = {n: getattr(self, n).model_dump(mode="json") for n in ("data", "model", "training")}
+        return {"name": self.name, "seed": self.seed, **parts}
+
+
+def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> dict[str, Any]:
+    """Train, calibrate, measure and save; returns the metrics.
+
+    Raises:
+        PoiseError: `out` exists, a set can't be read, or the work folder is of another plan.
+    """
+    if out.exists():
+        raise PoiseError("already exists", where=str(out), do="choose another folder")
+    work = _work_folder(out, plan)
+    rows = rows_of(prepare(plan.data, data, work, plan.seed, watch.note), plan.data, plan.seed)
+    parts = {part: [row for row in rows if row.part == part] for part in ("train", "calibration", "test")}
+    watch.note(", ".join(f"{part} {len(own):,}" for part, own in parts.items()) + " rows")
+    model = GuardModel(
+        resolve(plan.model.encoder),
+        max_length=plan.model.max_length,
+        lora_rank=plan.model.lora_rank,
+        dropout=plan.model.dropout,
+        seed=plan.seed,
+    )
+    losses = fit(
+        model, parts["train"], plan.training, plan.seed, checkpoint=work / "checkpoint.safetensors", on_step=watch.step
+    )
+    held = _logits(model, parts["calibration"], watch)
+    targets = targets_of(parts["calibration"], torch.device("cpu"))
+    calibration = calibrate(held, targets)
+    probability = probabilities(calibration.apply(held))
+    limits = thresholds(
+        [probability.unsafe, *probability.categories.T],
+        [targets.at_least[:, 0].numpy(), *targets.categories.T.numpy()],
+        FALSE_POSITIVES,
+    )
+    measured = measure(
+        calibration.apply(_logits(model, parts["test"], watch)), parts["test"], parts["train"], limits[0]
+    )
+    measured |= {"rows": {part: len(own) for part, own in parts.items()}, "losses": losses}
+    measured["sources"] = dict(Counter(row.source for row in parts["train"]))
+    _save(out, model, plan, calibration, limits, measured)
+    shutil.rmtree(work)
+    return measured
+
+
+class Probabilities(NamedTuple):
+    """Calibrated probabilities of N texts.
+
+    Args:
+        unsafe: P(severity >= 1), shape (N,).
+        severity: P(severity = 0..3), shape (N, 4).
+        categories: shape (N, 19).
+        refusal: shape (N,).
+    """
+
+    unsafe: Any
+    severity: Any
+    categories: Any
+    refusal: Any
+
+
+def probabilities(logits: GuardLogits) -> Probabilities:
+    """Of calibrated logits."""
+    severity = severity_probabilities(logits.at_least)
+    return Probabilities(
+        torch.sigmoid(logits.at_least[:, 0]).double().numpy(),
+        severity.double().numpy(),
+        torch.sigmoid(logits.categories).double().numpy(),
+        torch.sigmoid(logits.refusal).double().numpy(),
+    )
+
+
+def measure(logits: GuardLogits, rows: Sequence[Row], train: Sequence[Row], threshold: float) -> dict[str, Any]:
+    """Tables by set, of severity and of categories; TF-IDF beside where scikit-learn is installed.
+
+    Args:
+        logits: calibrated, of the rows.
+        train: what TF-IDF learns from.
+        threshold: P(severity >= 1) from which a row counts as unsafe.
+    """
+    found = probabilities(logits)
+    table = set_table(rows, found.unsafe, threshold)
+    try:
+        peer = {(e["set"], e["kind"]): e for e in set_table(rows, tfidf_scores(train, rows), 0.5)}
+    except ImportError:
+        peer = {}
+    for entry in table:
+        other = peer.get((entry["set"], entry["kind"]), {})
+        entry |= {"tfidf_auroc": other.get("auroc"), "tfidf_f1": other.get("f1")}
+    levels = np.sum(torch.sigmoid(logits.at_least).numpy() >= 0.5, axis=1)
+    return {
+        "threshold": threshold,
+        "sets": table,
+        "severity": severity_table(rows, train, levels),
+        "categories": category_table(rows, found.categories),
+    }
+
+
+def _logits(model: GuardModel, rows: Sequence[Row], watch: Watch) -> GuardLogits:
+    return model.logits([(row.prompt, row.response) for row in rows], on_rows=watch.judged)
+
+
+def _work_folder(out: Path, plan: Plan) -> Path:
+    work = out.with_name(f".{out.name}.work")
+    path, told = work / "plan.json", json.loads(json.dumps(plan.to_json()))
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != told:
+        raise PoiseError("was begun with another plan", where=str(work), do="delete it, or choose another --out")
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(path, told)
+    return work
+
+
+def _save(
+    out: Path,
+    model: GuardModel,
+    plan: Plan,
+    calibration: Calibration,
+    limits: Sequence[float],
+    measured: dict[str, Any],
+) -> None:
+    parts = partial_folder(out)
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir(parents=True)
+    told = {
+        "encoder": plan.model.encoder,
+        "policy": policy_version(),
+        "calibration": calibration.to_json(),
+        "thresholds": {"unsafe": limits[0], "categories": list(limits[1:]), "false_positive_rate": FALSE_POSITIVES},
+        "plan": plan.to_json(),
+    }
+    try:
+        model.save(parts, told)
+        write_json(parts / "metrics.json", measured)
+        parts.rename(out)
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)

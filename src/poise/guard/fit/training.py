@@ -1,0 +1,112 @@
+"""The training loop of the guard; a killed run goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from poise.data import uniform_seed
+from poise.errors import PoiseError
+from poise.guard.fit.loss import GuardTargets, guard_loss
+from poise.guard.fit.model import GuardModel
+from poise.guard.fit.plan import TrainingPlan
+from poise.guard.fit.rows import Row
+from poise.guard.training import warm_linear
+from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
+
+CHECKPOINT_EVERY = 100
+
+
+def fit(
+    guard: GuardModel,
+    rows: Sequence[Row],
+    plan: TrainingPlan,
+    seed: int,
+    *,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, int, float], object] = lambda step, steps, loss: None,
+) -> list[float]:
+    """Train on the rows; returns the loss of each step.
+
+    Args:
+        checkpoint: file to go on from and to write to.
+        on_step: hears (steps done, all steps, loss).
+
+    Raises:
+        PoiseError: no rows, or a loss that is not a number.
+    """
+    if not rows:
+        raise PoiseError("no row to train on", do="name sets with labels")
+    pieces = [guard.windows((row.prompt, row.response)) for row in rows]
+    order = _order([len(p[0][0]) + len(p[0][1]) for p in pieces], plan, seed)
+    cuts = [guard.heads.first_cut, guard.heads.gaps]
+    heads = [p for p in (*guard.heads.parameters(), *guard.refusal.parameters()) if all(p is not c for c in cuts)]
+    trunk = [p for p in guard.encoder.parameters() if p.requires_grad]
+    groups = [
+        {"params": trunk, "lr": plan.learning_rate, "weight_decay": plan.weight_decay},
+        {"params": heads, "lr": plan.head_learning_rate, "weight_decay": plan.weight_decay},
+        {"params": cuts, "lr": plan.cut_learning_rate, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_linear(step, len(order)))
+    losses: list[float] = []
+    if checkpoint is not None and (state := load_state(checkpoint)) is not None:
+        guard.load_state_dict(state["guard"])
+        load_optimizer(optimizer, state["optimizer"])
+        schedule.last_epoch, losses = state["schedule"], state["losses"]
+    for step in range(len(losses), len(order)):
+        guard.train()
+        torch.manual_seed(uniform_seed(seed, "dropout", str(step)))
+        chosen = order[step]
+        # of a long text another window each epoch
+        windows = [pieces[i][uniform_seed(seed, "window", str(step), str(i)) % len(pieces[i])] for i in chosen]
+        loss = guard_loss(
+            guard(windows),
+            targets_of([rows[i] for i in chosen], guard.device),
+            category_weight=plan.category_weight,
+            refusal_weight=plan.refusal_weight,
+            focus=plan.focus,
+            smoothing=plan.smoothing,
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(guard.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise PoiseError(f"the loss of step {step + 1} is {losses[-1]}", do="lower the learning rates", exit_code=4)
+        on_step(step + 1, len(order), losses[-1])
+        if checkpoint is not None and (step + 1) % CHECKPOINT_EVERY == 0:
+            state = {"guard": guard.state_dict(), "optimizer": optimizer_state(optimizer), "losses": losses}
+            save_state(checkpoint, {**state, "schedule": schedule.last_epoch})
+    guard.eval()
+    return losses
+
+
+def targets_of(rows: Sequence[Row], device: torch.device) -> GuardTargets:
+    """What the rows know, as tensors."""
+    return GuardTargets(
+        torch.tensor([row.categories for row in rows], device=device),
+        torch.tensor([row.at_least for row in rows], device=device),
+        torch.tensor([row.refusal for row in rows], device=device),
+        torch.tensor([row.weight for row in rows], device=device),
+    )
+
+
+def _order(lengths: Sequence[int], plan: TrainingPlan, seed: int) -> list[list[int]]:
+    """Row indices of each step: shuffled each epoch, near-equal lengths together within blocks of 16 batches."""
+    steps = []
+    for epoch in range(plan.epochs):
+        generator = torch.Generator().manual_seed(uniform_seed(seed, "order", str(epoch)))
+        order = torch.randperm(len(lengths), generator=generator).tolist()
+        block = plan.batch_size * 16
+        chunks = []
+        for start in range(0, len(order), block):
+            part = sorted(order[start : start + block], key=lambda i: lengths[i])
+            chunks += [part[i : i + plan.batch_size] for i in range(0, len(part), plan.batch_size)]
+        steps += [chunks[i] for i in torch.randperm(len(chunks), generator=generator).tolist()]
+    return steps

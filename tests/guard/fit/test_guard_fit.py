@@ -1,0 +1,263 @@
+"""Training a guard: what rows teach, the loss, calibration, windows, and the whole way from sets to a folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poise.cli.guard import read_guard_plan
+from poise.data.records import DualRecord, JudgementRecord, PartialLabel, PromptRecord, QARecord
+from poise.data.tables import TableWriter, open_tables
+from poise.errors import PoiseError
+from poise.guard.fit.calibration import Calibration, calibrate, threshold_at, thresholds
+from poise.guard.fit.loss import GuardTargets, binary, guard_loss
+from poise.guard.fit.measure import category_table, set_table, severity_table
+from poise.guard.fit.model import GuardLogits, GuardModel, _slices
+from poise.guard.fit.plan import DataPlan, ModelPlan, SetUse, TrainingPlan
+from poise.guard.fit.rows import Row, rows_of
+from poise.guard.fit.run import Plan, Watch, train_guard
+from poise.guard.fit.training import fit, targets_of
+from poise.harm import CATEGORIES
+
+NAN = math.nan
+RECIPES = Path(__file__).parents[3] / "recipes"
+S6 = CATEGORIES[5].value
+NO = (0.0,) * 19
+
+
+def row(at_least: tuple[float, float, float] = (1.0, NAN, NAN), **changes: Any) -> Row:
+    return Row("p", "r", "s", "train", (NAN,) * 19, at_least, NAN)._replace(**changes)
+
+
+def test_rows_teach_what_their_source_knows(tmp_path: Path) -> None:
+    graded = PartialLabel(safe=False, categories=(S6,), severity=2)
+    records = [
+        QARecord(prompt="a", response="graded", label=graded, dataset="x", split="train"),
+        QARecord(prompt="b", response="unsafe only", label=PartialLabel(safe=False), dataset="x", split="train"),
+        QARecord(prompt="c", response="safe", label=PartialLabel(safe=True), dataset="x", split="test"),
+        QARecord(prompt="d", response="nothing known", dataset="x", split="train"),
+        QARecord(prompt="e", response="of another set", label=graded, dataset="y", split="train"),
+        DualRecord(
+            prompt="f", responses=("one", "two"), labels=(PartialLabel(safe=True), graded), dataset="x", split="train"
+        ),
+        PromptRecord(prompt="g", label=PartialLabel(safe=False), dataset="x", split="train"),
+    ]
+    voted = records[1]
+    assert isinstance(voted, QARecord)
+    for rater, safe in (("r1", True), ("r2", False), ("r3", False), ("r4", False)):
+        records.append(JudgementRecord(item=voted.item, question="safe", value=safe, rater=rater, responses=("h",)))
+    records.append(JudgementRecord(item=voted.item, question="refusal", value=True, rater="r1", responses=("h",)))
+    with TableWriter(tmp_path / "t", {"name": "t"}) as writer:
+        for record in records:
+            writer.add(record)
+    plan = DataPlan(sets={"x": SetUse(weight=2.0)}, calibration_share=1e-9)
+    found = {(r.prompt, r.response): r for r in rows_of(open_tables(tmp_path / "t"), plan, 0)}
+    assert set(found) == {("a", "graded"), ("b", "unsafe only"), ("c", "safe"), ("f", "one"), ("f", "two"), ("g", None)}
+    assert found["a", "graded"].at_least == (1.0, 1.0, 0.0)
+    assert [k for k, value in enumerate(found["a", "graded"].categories) if value] == [5]
+    assert found["b", "unsafe only"].at_least[0] == 0.75 and math.isnan(found["b", "unsafe only"].at_least[1])
+    assert found["b", "unsafe only"].refusal == 1.0 and found["b", "unsafe only"].unsafe is True
+    assert found["c", "safe"].categories == NO and found["c", "safe"].part == "test"
+    assert found["f", "one"].unsafe is False and found["f", "two"].unsafe is True
+    assert math.isnan(found["g", None].categories[0]) and found["g", None].weight == 2.0
+    held = DataPlan(sets={"x": SetUse(use="test")})
+    assert {r.part for r in rows_of(open_tables(tmp_path / "t"), held, 0)} == {"test"}
+    few = DataPlan(sets={"x": SetUse(rows=2)}, calibration_share=1e-9)
+    thin = rows_of(open_tables(tmp_path / "t"), few, 0)
+    assert sum(r.part == "train" for r in thin) == 2 and sum(r.part == "test" for r in thin) == 1
+
+
+def test_the_asymmetric_loss_by_hand() -> None:
+    """At logit 0, p = 1/2: a presence costs log 2; an absence p^focus log 2, which is log 2 / 4 for focus 2."""
+    logits, target = torch.zeros(3), torch.tensor([1.0, 0.0, NAN])
+    assert binary(logits, target).tolist() == pytest.approx([math.log(2), math.log(2), 0.0])
+    assert binary(logits, target, 2.0).tolist() == pytest.approx([math.log(2), math.log(2) / 4, 0.0])
+    assert float(binary(torch.zeros(1), torch.tensor([0.25]))[0]) == pytest.approx(math.log(2))
+
+
+def test_the_loss_weighs_rows_and_ignores_the_unknown() -> None:
+    """Row 0 (weight 3) costs log 2 at its known threshold, row 1 (weight 1) log(1 + e) - 1 at logit 1: their mean."""
+    logits = GuardLogits(torch.zeros(2, 19, requires_grad=True), torch.tensor([[0.0] * 3, [1.0] * 3]), torch.zeros(2))
+    told = [row((1.0, NAN, NAN), weight=3.0), row((1.0, 1.0, 1.0))]
+    targets = targets_of(told, torch.device("cpu"))
+    loss = guard_loss(logits, targets, category_weight=1.0, refusal_weight=1.0, focus=0.0, smoothing=0.0)
+    assert float(loss.detach()) == pytest.approx((3 * math.log(2) + math.log(1 + math.e) - 1) / 4)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.categories.grad is not None and float(logits.categories.grad.abs().sum()) == 0.0
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 700), st.integers(1, 90))
+def test_slices_cover_everything(length: int, size: int) -> None:
+    ids = list(range(length))
+    found = _slices(ids, size)
+    assert all(len(part) <= size for part in found) and {i for part in found for i in part} == set(ids)
+
+
+@pytest.fixture
+def model(tiny_encoder: Path) -> GuardModel:
+    return GuardModel(tiny_encoder, max_length=32)
+
+
+def test_a_long_text_is_read_in_windows_and_the_worst_counts(model: GuardModel) -> None:
+    long = "the river runs " * 60
+    for text in (("p", long), (long, "r"), (long, None), (long, long), ("", ""), ("p", None)):
+        prompt, response = (model._ids(part or "") for part in text)
+        windows = model.windows(text)
+        assert all(len(head) + len(tail) + 3 <= 32 for head, tail in windows)
+        assert {tuple(head[i : i + 1]) for head, _ in windows for i in range(len(head))} == {(i,) for i in prompt}
+        assert sum(len(tail) for _, tail in windows) >= len(response)
+    one = model.logits([("p", long), ("p", "short")])
+    alone = [model([window]) for window in model.windows(("p", long))]
+    highest = torch.stack([logits.at_least[0] for logits in alone]).amax(0)
+    assert torch.allclose(one.at_least[0], highest.detach().float(), atol=1e-3)
+    assert (one.at_least.diff(dim=1) <= 1e-6).all()
+
+
+def test_saved_and_loaded_again_it_says_the_same(model: GuardModel, tmp_path: Path) -> None:
+    texts = [("p", "one"), ("q", None), ("p", "another answer " * 30)]
+    before = model.logits(texts)
+    tmp_path.joinpath("g").mkdir()
+    model.save(tmp_path / "g", {"encoder": "x"})
+    loaded, told = GuardModel.load(tmp_path / "g")
+    for a, b in zip(before, loaded.logits(texts), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert told["encoder"] == "x"
+    with pytest.raises(PoiseError, match="holds no guard"):
+        GuardModel.load(tmp_path)
+
+
+def test_calibration_recovers_a_known_scale_and_keeps_the_order() -> None:
+    chance = np.random.default_rng(0)
+    true = torch.tensor(chance.normal(0, 2, 6000), dtype=torch.float32)
+    unsafe = (torch.rand(6000, generator=torch.Generator().manual_seed(0)) < torch.sigmoid(true)).float()
+    at_least = torch.stack([unsafe, unsafe * NAN, unsafe * NAN], 1)
+    given_logits = GuardLogits(torch.zeros(6000, 19), torch.stack([2 * true + 1, 2 * true, 2 * true - 1], 1), true)
+    targets = GuardTargets(torch.full((6000, 19), NAN), at_least, torch.full((6000,), NAN), torch.ones(6000))
+    found = calibrate(given_logits, targets)
+    assert found.severity[0] == pytest.approx(0.5, abs=0.05) and found.severity[1][0] == pytest.approx(-0.5, abs=0.1)
+    assert found.categories == ((1.0, 0.0),) * 19 and found.refusal == (1.0, 0.0)  # nothing known of them
+    applied = found.apply(given_logits)
+    assert (applied.at_least.diff(dim=1) <= 0).all()
+    assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_thresholds_keep_the_stated_false_positive_rate() -> None:
+    score = np.array([0.1, 0.2, 0.3, 0.4, 0.9, 0.8])
+    positive = np.array([False, False, False, False, True, True])
+    limit = threshold_at(score, positive, 0.25)  # one of four may pass: just above 0.3
+    assert limit is not None and 0.3 < limit < 0.3001
+    assert threshold_at(score, np.ones(6, dtype=bool), 0.1) is None
+    chance = np.random.default_rng(1)
+    many, told = chance.random(2000), (chance.random(2000) < 0.3).astype(float)
+    (limit,) = thresholds([many], [told], 0.05)
+    assert (many[told == 0] >= limit).mean() <= 0.05
+    assert thresholds([many[:30]], [told[:30]], 0.05) == [0.5]  # too few
+
+
+def test_tables_of_what_it_can_do() -> None:
+    rows = [
+        row((1.0, 1.0, 1.0), categories=(1.0, *NO[1:])),
+        row((0.0, 0.0, 0.0), categories=NO),
+        row((1.0, 0.0, 0.0), categories=(1.0, *NO[1:])),
+        row((NAN,) * 3),
+        row((0.5, NAN, NAN)),
+        row((1.0, NAN, NAN), response=None),
+    ]
+    table = set_table(rows, np.array([0.9, 0.1, 0.2, 0.5, 0.5, 0.7]), 0.5)
+    assert [(e["kind"], e["n"], e["unsafe"]) for e in table] == [("answers", 3, 2), ("prompts", 1, 1)]
+    assert table[0]["auroc"] == 1.0 and table[0]["recall"] == 0.5 and table[1]["f1"] == 1.0
+    severity = severity_table(rows, rows, np.array([0, 0, 1, 0, 0, 0]))
+    assert severity is not None and severity["levels"] == [1, 1, 0, 1]
+    assert severity["guard"]["severe_called_none"] == 1 and severity["guard"]["recall_severe"] == 0.0
+    assert severity_table([row()], rows, np.array([0])) is None
+    assert category_table(rows, np.zeros((6, 19))) == []  # too few of each
+
+
+def test_fit_learns_and_goes_on_after_a_stop(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poise.guard.fit.training.CHECKPOINT_EVERY", 3)
+    rows = [
+        row((float(i % 2),) * 3, prompt=f"question {i}", response="bad bad bad" if i % 2 else "good good good")
+        for i in range(48)
+    ]
+    plan = TrainingPlan(epochs=8, batch_size=8, learning_rate=3e-3, head_learning_rate=1e-2)
+    whole = GuardModel(tiny_encoder, max_length=32, seed=3)
+    losses = fit(whole, rows, plan, 0)
+    assert sum(losses[-4:]) < 0.6 * sum(losses[:4])
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 7:
+            raise StoppedError
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(StoppedError):
+        fit(GuardModel(tiny_encoder, max_length=32, seed=3), rows, plan, 0, checkpoint=path, on_step=stop)
+    resumed = GuardModel(tiny_encoder, max_length=32, seed=3)
+    assert fit(resumed, rows, plan, 0, checkpoint=path) == pytest.approx(losses, rel=1e-4)
+    with pytest.raises(PoiseError, match="no row"):
+        fit(resumed, [], plan, 0)
+
+
+def test_from_sets_to_a_guard(tiny_encoder: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "guard"
+    (data / "mine").mkdir(parents=True)
+    lines = [
+        {
+            "id": f"row-{i}",
+            "prompt": f"question {i} of {'many' * (i % 5)}",
+            "response": "bad bad" if i % 2 else "good good",
+            "is_safe": i % 2 == 0,
+        }
+        for i in range(200)
+    ]
+    (data / "mine" / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    plan = Plan(
+        "tested",
+        0,
+        DataPlan(sets={"seeds": SetUse(rows=100), "mine": SetUse(format="saferlhf_qa4k")}, calibration_share=0.3),
+        ModelPlan(encoder=str(tiny_encoder), max_length=32),
+        TrainingPlan(epochs=1, batch_size=32),
+    )
+    notes: list[str] = []
+    measured = train_guard(plan, data, out, Watch(note=notes.append))
+    assert {entry["set"] for entry in measured["sets"]} == {"mine", "seeds"}
+    assert measured["rows"]["train"] and measured["rows"]["calibration"] and measured["rows"]["test"]
+    assert measured["severity"]["guard"] and "tfidf_auroc" in measured["sets"][0]
+    assert json.loads((out / "metrics.json").read_text())["threshold"] == measured["threshold"]
+    assert not (tmp_path / ".guard.work").exists() and notes[0] == "reading seeds"
+    _, told = GuardModel.load(out)
+    assert len(told["thresholds"]["categories"]) == 19 and told["plan"]["name"] == "tested"
+    with pytest.raises(PoiseError, match="already exists"):
+        train_guard(plan, data, out)
+    with pytest.raises(PoiseError, match="absent"):
+        train_guard(plan, tmp_path / "absent", tmp_path / "other")
+    with pytest.raises(PoiseError, match="another plan"):
+        train_guard(plan._replace(seed=1), tmp_path / "absent", tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["guard-starter", "guard-pku"])
+def test_the_recipes_are_plans(name: str) -> None:
+    plan = read_guard_plan(RECIPES / f"{name}.yaml", None)
+    assert plan.name == name and "seeds" in plan.data.sets
+    if name == "guard-starter":  # what ships learns from no row under other terms
+        learnt = {name for name, use in plan.data.sets.items() if use.use == "train"}
+        assert not learnt & {
+            "beavertails_test",
+            "saferlhf_qa4k",
+            "saferlhf_qa2k",
+            "pku_saferlhf_pairs",
+            "toxicchat_test",
+        }
