@@ -46,6 +46,28 @@ def train(
     typer.echo(f"guard: {out}")
 
 
+@app.command()
+def evaluate(
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that `poise guard train` wrote.")],
+    tables: Annotated[Path, typer.Argument(metavar="TABLES", help="Folder of labelled tables.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the metrics as JSON.")] = None,
+) -> None:
+    """Measure a guard on labelled tables, set by set."""
+    from poise.data.folders import write_json
+    from poise.data.tables import open_tables
+    from poise.guard.fit.apply import TrainedGuard
+    from poise.guard.fit.apply import evaluate as measure
+    from poise.pipeline import progress
+
+    opened = open_tables(tables)
+    with progress(iter(()), unit="windows", what="judging") as bar:
+        measured = measure(TrainedGuard(guard), opened, bar.update)
+    for line in table_lines(measured):
+        typer.echo(line)
+    if out is not None:
+        write_json(out, measured)
+
+
 def read_guard_plan(path: Path, overrides: list[str] | None) -> Plan:
     """The plan in a YAML file.
 

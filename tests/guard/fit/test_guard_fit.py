@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poise.cli.guard import read_guard_plan
+from poise.cli.main import main
 from poise.data.records import DualRecord, JudgementRecord, PartialLabel, PromptRecord, QARecord
 from poise.data.tables import TableWriter, open_tables
 from poise.errors import PoiseError
+from poise.guard.fit.apply import TrainedGuard
 from poise.guard.fit.calibration import Calibration, calibrate, threshold_at, thresholds
 from poise.guard.fit.loss import GuardTargets, binary, guard_loss
 from poise.guard.fit.measure import category_table, set_table, severity_table
@@ -242,6 +244,13 @@ def test_from_sets_to_a_guard(tiny_encoder: Path, tmp_path: Path) -> None:
     assert len(told["thresholds"]["categories"]) == 19 and told["plan"]["name"] == "tested"
     with pytest.raises(PoiseError, match="already exists"):
         train_guard(plan, data, out)
+    assert main(["data", "read", str(data / "mine"), "--format", "saferlhf_qa4k", "--out", str(tmp_path / "t")]) == 0
+    assert main(["guard", "evaluate", str(out), str(tmp_path / "t"), "--out", str(tmp_path / "m.json")]) == 0
+    told = json.loads((tmp_path / "m.json").read_text())
+    assert [entry["n"] for entry in told["sets"]] == [200] and told["threshold"] == measured["threshold"]
+    judged = TrainedGuard(out).judge([("p", "r"), ("p", None)])
+    assert judged.severity.shape == (2, 4) and np.allclose(judged.severity.sum(1), 1)
+    assert np.allclose(judged.unsafe, 1 - judged.severity[:, 0], atol=1e-6)
     with pytest.raises(PoiseError, match="absent"):
         train_guard(plan, tmp_path / "absent", tmp_path / "other")
     with pytest.raises(PoiseError, match="another plan"):

@@ -103,15 +103,17 @@ def category_table(rows: Sequence[Row], probability: Floats) -> list[dict[str, A
     return table
 
 
-def tfidf_scores(train: Sequence[Row], rows: Sequence[Row]) -> Floats:
+def tfidf_scores(train: Sequence[Row], rows: Sequence[Row]) -> Floats | None:
     """P(unsafe) by TF-IDF (words, 1-2-grams of prompt and answer) with logistic regression on the same training rows.
 
-    Needs scikit-learn (the extra `bench`).
+    None where these hold not both kinds. Needs scikit-learn (the extra `bench`).
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     known = [row for row in train if row.unsafe is not None]
+    if len({row.unsafe for row in known}) < 2:
+        return None
     vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     x = vectors.fit_transform([_text(row) for row in known])
     model = LogisticRegression(max_iter=1000).fit(x, [bool(row.unsafe) for row in known])

@@ -139,7 +139,8 @@ def measure(logits: GuardLogits, rows: Sequence[Row], train: Sequence[Row], thre
     found = probabilities(logits)
     table = set_table(rows, found.unsafe, threshold)
     try:
-        peer = {(e["set"], e["kind"]): e for e in set_table(rows, tfidf_scores(train, rows), 0.5)}
+        score = tfidf_scores(train, rows)
+        peer = {} if score is None else {(e["set"], e["kind"]): e for e in set_table(rows, score, 0.5)}
     except ImportError:
         peer = {}
     for entry in table:
