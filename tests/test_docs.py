@@ -14,6 +14,7 @@ import pytest
 from poise.cli.main import main
 from poise.data.rules import RULES
 from poise.data.tables import open_tables
+from poise.guard.others import FAMILIES
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXIT = {"contamination": 4}
@@ -69,6 +70,20 @@ def test_the_python_of_the_raters_page_works(tmp_path: Path, monkeypatch: pytest
     assert main(["data", "synth", "--out", "work/raw", "--scale", "0.0005"]) == 0
     exec(source.replace(ADDRESS, url), {})
     assert open_tables(Path("work/mine"))["judgements"].rows > 100
+
+
+def test_the_python_of_the_guards_page_works(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / "guards.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(source, {})
+    assert capsys.readouterr().out.startswith("False {'calm': '0.969054'")
+
+
+def test_the_guards_page_lists_all_guards() -> None:
+    text = (DOCS / "guards.md").read_text(encoding="utf-8")
+    rows = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    missing = [name for name in FAMILIES if f"`{name}`" not in rows and f"`-{name.split('-', 2)[-1]}`" not in rows]
+    assert missing == ["llama-guard-2", "llama-guard-3"]  # inside "1 ... 4"
 
 
 def test_the_mapping_of_the_page_reads_a_file(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class _Judging:
     max_tokens: int
     budget: Budget
 
-    def run(self, task: Task, folder: Path, out: Path, *, force: bool, dry_run: bool) -> None:
+    def run(self, task: Task[EndpointRater], folder: Path, out: Path, *, force: bool, dry_run: bool) -> None:
         """Ask and write, or say what it would take."""
         from poise.annotate.ai.judging import judge_tables
         from poise.data.tables import open_tables

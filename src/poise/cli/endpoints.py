@@ -6,7 +6,7 @@ never typed on the command line, where other users of the machine and the shell'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from poise.errors import PoiseError
 
 if TYPE_CHECKING:
     from poise.llm.budget import Budget, Estimate, Price
+    from poise.llm.exchange import ChatClient
     from poise.llm.keys import Key
     from poise.llm.limits import Lane
 
@@ -56,10 +57,14 @@ def make_lanes(
     rpm: float | None = None,
     tpm: float | None = None,
     timeout_s: float = TIMEOUT_S,
+    client: Callable[[str, str, Key | None, float], ChatClient] | None = None,
 ) -> list[Lane]:
     """New lanes, one an endpoint, called "endpoint-1", "endpoint-2", ...; a key that others may read is warned of.
 
     Make new ones for each model: a lane that has met an unknown model is closed for good.
+
+    Args:
+        client: makes the client of (alias, address, key, seconds) for servers that are no chat; None: chat clients.
 
     Raises:
         PoiseError: no endpoint, an address that is none, a key that is not there, or another number of keys than one
@@ -72,8 +77,9 @@ def make_lanes(
         raise PoiseError("no endpoint", do="name one with --endpoint URL")
     limits = Limits(concurrency, rpm, tpm)
     keys = _keys(len(endpoints), key_env or (), key_file or ())
+    make = client or (lambda alias, url, key, seconds: HttpClient(alias, url, key=key, timeout_s=seconds))
     return [
-        Lane(HttpClient(f"endpoint-{number}", url, key=key, timeout_s=timeout_s), limits)
+        Lane(make(f"endpoint-{number}", url, key, timeout_s), limits)
         for number, (url, key) in enumerate(zip(endpoints, keys, strict=True), 1)
     ]
 

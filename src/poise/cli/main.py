@@ -17,8 +17,8 @@ import typer
 
 import poise
 
-# the steps add themselves to `data`
-from poise.cli import align, annotate, collect, data, data_steps, guard, llm, models, run  # noqa: F401
+# data_steps and guarding add themselves to `data` and `guard`
+from poise.cli import align, annotate, collect, data, data_steps, guard, guarding, llm, models, run  # noqa: F401
 from poise.errors import PoiseError
 
 app = typer.Typer(

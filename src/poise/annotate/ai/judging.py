@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -36,7 +36,28 @@ Rounds = Mapping[tuple[str, str], int]
 """(rater, question) -> round of the judgements to come."""
 
 
-class Task(Protocol):
+class Asker(Protocol):
+    """A model that is asked through a runner: an `EndpointRater`, or a guard behind an endpoint."""
+
+    @property
+    def model(self) -> str:
+        """Name that the servers know; also the rater's id."""
+        ...
+
+    def ask(self, requests: Iterable[ChatRequest], on_end: OnEnd | None = None) -> object:
+        """Send what the store does not hold."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """Counts over all judgements given so far, as JSON."""
+        ...
+
+
+R = TypeVar("R", bound=Asker)
+R_contra = TypeVar("R_contra", bound=Asker, contravariant=True)
+
+
+class Task(Protocol[R_contra]):
     """What the raters are to do with tables."""
 
     @property
@@ -44,13 +65,11 @@ class Task(Protocol):
         """Question -> version of its rubric."""
         ...
 
-    def requests(self, rater: EndpointRater, tables: Tables) -> Iterator[ChatRequest]:
+    def requests(self, rater: R_contra, tables: Tables) -> Iterator[ChatRequest]:
         """What has to be answered."""
         ...
 
-    def judgements(
-        self, rater: EndpointRater, tables: Tables, rounds: Rounds, on_flip: OnFlip
-    ) -> Iterator[JudgementRecord]:
+    def judgements(self, rater: R_contra, tables: Tables, rounds: Rounds, on_flip: OnFlip) -> Iterator[JudgementRecord]:
         """What the answers say."""
         ...
 
@@ -110,8 +129,8 @@ class RankTask:
 def judge_tables(
     tables: Tables,
     out: Path,
-    raters: Sequence[EndpointRater],
-    task: Task,
+    raters: Sequence[R],
+    task: Task[R],
     *,
     replace: bool = False,
     on_end: OnEnd | None = None,
