@@ -86,6 +86,18 @@ def test_the_guards_page_lists_all_guards() -> None:
     assert missing == ["llama-guard-2", "llama-guard-3"]  # inside "1 ... 4"
 
 
+def test_the_python_of_the_agreement_page_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "agreement.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for words in commands(DOCS / "agreement.md")[:3]:
+        assert main([word.replace(ADDRESS, url) for word in words]) == 0
+    exec(source, {})
+    assert "Estimate(value=" in capsys.readouterr().out
+
+
 def test_the_mapping_of_the_page_reads_a_file(tmp_path: Path) -> None:
     text = (DOCS / "data.md").read_text(encoding="utf-8")
     (mapping,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -17,8 +17,20 @@ import typer
 
 import poise
 
-# data_steps and guarding add themselves to `data` and `guard`
-from poise.cli import align, annotate, collect, data, data_steps, guard, guarding, llm, models, run  # noqa: F401
+# agreement, data_steps and guarding add themselves to `annotate`, `data` and `guard`
+from poise.cli import (  # noqa: F401
+    agreement,
+    align,
+    annotate,
+    collect,
+    data,
+    data_steps,
+    guard,
+    guarding,
+    llm,
+    models,
+    run,
+)
 from poise.errors import PoiseError
 
 app = typer.Typer(
