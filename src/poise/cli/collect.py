@@ -45,6 +45,7 @@ def prompts(
 ) -> None:
     """Fill the grid: import, then let models write for the emptiest cells. A dry run counts the first round."""
     from poise.collect.grow import grow
+    from poise.data.folders import refuse_used
     from poise.pipeline import progress
 
     head, sections = parts.read_plan(plan, overrides)
@@ -58,6 +59,8 @@ def prompts(
         price_prompt=price_prompt,
         price_completion=price_completion,
     )
+    if not dry_run:
+        refuse_used(out, force)
     seeds, held_out = parts.seeds_to_show()
     imports = parts.imports_of(settings, plan.parent, seeds)
     avoid = [*held_out, *parts.texts_to_avoid(settings, plan.parent)]
@@ -134,6 +137,7 @@ def responses(
     from itertools import islice
 
     from poise.collect.answers import collect_answers
+    from poise.data.folders import refuse_used
     from poise.pipeline import progress
 
     head, sections = parts.read_plan(plan, overrides)
@@ -147,6 +151,8 @@ def responses(
         price_prompt=price_prompt,
         price_completion=price_completion,
     )
+    if not dry_run and batch_out is None:
+        refuse_used(out, force)
     rows = list(islice(parts.prompts_of(prompts), limit))
     with parts.opened(_store(store, out), keep=not dry_run) as replies:
         if dry_run:

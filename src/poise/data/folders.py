@@ -19,6 +19,19 @@ from poise.errors import PoiseError
 from poise.harm import policy_version
 
 
+def refuse_used(folder: Path, replace: bool) -> None:
+    """Raise where a result may not be written, before the work begins.
+
+    Args:
+        replace: an earlier result may be there.
+
+    Raises:
+        PoiseError: the folder is in use.
+    """
+    if folder.exists() and not replace and (not folder.is_dir() or any(folder.iterdir())):
+        raise PoiseError("already exists and is not empty", where=str(folder), do="choose another folder or --force")
+
+
 def partial_folder(folder: Path) -> Path:
     """Where this process writes what will be renamed to `folder`; what killed processes left there is removed."""
     for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from poise.data.columns import TABLES, UNITS
 from poise.data.corpus import canonical_json
-from poise.data.folders import disk_error, manifest_of, partial_folder, write_json
+from poise.data.folders import disk_error, manifest_of, partial_folder, refuse_used, write_json
 from poise.data.from_columns import record_of
 from poise.data.records import Record
 from poise.errors import PoiseError
@@ -188,10 +188,7 @@ class TableWriter:
         replace: bool = False,
     ) -> None:
         self.folder, self.replace = folder, replace
-        if folder.exists() and not replace and (not folder.is_dir() or any(folder.iterdir())):
-            raise PoiseError(
-                "already exists and is not empty", where=str(folder), do="choose another folder or --force"
-            )
+        refuse_used(folder, replace)
         self.parts = partial_folder(folder)
         self.left_out: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
