@@ -68,6 +68,26 @@ def evaluate(
         write_json(out, measured)
 
 
+@app.command()
+def label(
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that `poise guard train` wrote.")],
+    tables: Annotated[Path, typer.Argument(metavar="TABLES", help="Folder of tables.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the rows and judgements go.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
+) -> None:
+    """Categories and severity of every response by a trained guard, as judgements beside the rows."""
+    from poise.data.folders import refuse_used
+    from poise.data.tables import open_tables
+    from poise.guard.fit.apply import TrainedGuard, label_tables
+    from poise.pipeline import progress
+
+    refuse_used(out, force)
+    opened = open_tables(tables)
+    with progress(iter(()), unit="windows", what="judging") as bar:
+        counts = label_tables(TrainedGuard(guard), opened, out, replace=force, on_rows=bar.update)
+    typer.echo(f"{out}: " + ", ".join(f"{verdict} {count:,}" for verdict, count in sorted(counts.items())))
+
+
 def read_guard_plan(path: Path, overrides: list[str] | None) -> Plan:
     """The plan in a YAML file.
 

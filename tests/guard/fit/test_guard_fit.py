@@ -248,7 +248,23 @@ def test_from_sets_to_a_guard(tiny_encoder: Path, tmp_path: Path) -> None:
     assert main(["guard", "evaluate", str(out), str(tmp_path / "t"), "--out", str(tmp_path / "m.json")]) == 0
     told = json.loads((tmp_path / "m.json").read_text())
     assert [entry["n"] for entry in told["sets"]] == [200] and told["threshold"] == measured["threshold"]
-    judged = TrainedGuard(out).judge([("p", "r"), ("p", None)])
+    guard = TrainedGuard(out)
+    verdicts = guard.judge([("question 3 of many", "bad bad"), ("p", None), ("p", " "), ("", "r")])
+    assert [v.unsafe is None for v in verdicts] == [False, False, True, True] and verdicts[2].reason == "empty"
+    assert (verdicts[0].unsafe is True) == ((verdicts[0].probability or 0) >= guard.threshold)
+    assert bool(verdicts[0].categories) == bool(verdicts[0].unsafe) == bool(verdicts[0].severity)
+    words = ["guard", "label", str(out), str(tmp_path / "t"), "--out", str(tmp_path / "l")]
+    assert main(words) == 0 and main(words) == 2
+    labels = [r for r in open_tables(tmp_path / "l")["judgements"].records() if isinstance(r, JudgementRecord)]
+    assert sum(r.rater == "tested" and r.question == "label" for r in labels) == 200
+    assert all(
+        r.value["safe"] == (r.value["severity"] == 0) == (not r.value["categories"])
+        for r in labels
+        if r.rater == "tested"
+    )
+    again = ["guard", "label", str(out), str(tmp_path / "l"), "--out", str(tmp_path / "l2")]
+    assert main(again) == 0 and open_tables(tmp_path / "l2").rows == open_tables(tmp_path / "l").rows
+    judged = guard.probabilities([("p", "r"), ("p", None)])
     assert judged.severity.shape == (2, 4) and np.allclose(judged.severity.sum(1), 1)
     assert np.allclose(judged.unsafe, 1 - judged.severity[:, 0], atol=1e-6)
     with pytest.raises(PoiseError, match="absent"):

@@ -149,7 +149,7 @@ def judge_tables(
     with TableWriter(out, step, [tables], replace=replace) as writer:
         for rater in raters:
             rater.ask(task.requests(rater, tables), on_end)
-        rounds, given = _carry(tables, writer, models, task.versions), 0
+        rounds, given = carry(tables, writer, models, task.versions), 0
         with _listed(writer, wanted=isinstance(task, RankTask) and task.flips == "person") as tell:
             for rater in raters:
                 for judgement in task.judgements(rater, tables, rounds, partial(tell, rater.model)):
@@ -209,7 +209,7 @@ def _sides(pair: SingleRecord) -> Iterator[QARecord]:
         )
 
 
-def _carry(
+def carry(
     tables: Tables, writer: TableWriter, models: Sequence[str], versions: Mapping[str, str]
 ) -> dict[tuple[str, str], int]:
     """Write all rows but the judgements that are given again; returns the round of each (rater, question)."""
