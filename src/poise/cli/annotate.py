@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from poise.llm.limits import Lane
     from poise.llm.store import ReplyStore
 
-app = typer.Typer(help="Labels and rankings by models behind endpoints.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Labels and rankings: by models behind endpoints, and the store in which all raters judge.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="TABLES", help="A folder of tables.")]
 Models = Annotated[list[str], typer.Option("--model", metavar="NAME", help="Repeat it for several raters.")]

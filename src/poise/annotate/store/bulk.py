@@ -1,0 +1,110 @@
+"""Settling many new items at once: those about which nothing or one import speaks and on which nothing depends yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from poise.annotate.store import schema
+from poise.annotate.store.chain import canonical
+from poise.annotate.store.log import parsed
+from poise.annotate.store.overlap import (
+    Outcome,
+    OverlapPolicy,
+    Vote,
+    combine_choices,
+    combine_labels,
+    is_careful,
+    outcome,
+)
+from poise.annotate.store.settle import NORMAL, QUESTIONS
+
+_CHUNK = 500
+Said = Mapping[int, Sequence[tuple[str, int, int]]]
+"""Item -> (question, rater, event) of what imports said."""
+
+
+def settle_new(
+    db: sa.Connection,
+    policy: OverlapPolicy,
+    items: Sequence[tuple[int, str]],
+    kind: str,
+    said: Said,
+    disputed: Collection[int],
+) -> list[int]:
+    """Write `final` and `task` of new items; returns those that have to be worked out one by one.
+
+    These are the disputed ones, those of which several raters speak, and pairs whose labels are settled.
+    """
+    hard = {item for item, _ in items if item in disputed}
+    hard |= {item for item, _ in items if len({rater for _, rater, _ in said.get(item, ())}) > 1}
+    touched = sa.text("select item from task where stage = :kind")  # worked out already, since a label was
+    hard |= set(db.execute(touched, {"kind": kind}).scalars())
+    if kind == "pair":
+        query = sa.text(
+            "select i.id from item i join final a on a.item = i.qa_0 and a.settled and a.value is not null "
+            "join final b on b.item = i.qa_1 and b.settled and b.value is not null where i.kind = 'pair'"
+        )
+        hard |= set(db.execute(query).scalars())
+    easy = [(item, key) for item, key in items if item not in hard]
+    for at in range(0, len(easy), _CHUNK):
+        _write(db, policy, kind, easy[at : at + _CHUNK], said)
+    return [item for item, _ in items if item in hard]
+
+
+def _write(db: sa.Connection, policy: OverlapPolicy, kind: str, items: Sequence[tuple[int, str]], said: Said) -> None:
+    events = [seq for item, _ in items for *_, seq in said.get(item, ())]
+    table, query = schema.event, sa.select(schema.event.c.seq, schema.event.c.value, schema.rater.c.kind)
+    query = query.join(schema.rater, schema.rater.c.id == table.c.rater).where(table.c.seq.in_(events))
+    votes = {row.seq: (row.kind, parsed(row.value)) for row in db.execute(query)} if events else {}
+    finals, tasks = [], []
+    for item, key in items:
+        told = {question: seq for question, _, seq in said.get(item, ())}
+        found = {
+            question: _outcome(policy, kind, question, key, votes.get(told.get(question, 0)))
+            for question in QUESTIONS[kind]
+        }
+        finals += [_final(item, question, one, told.get(question, 0)) for question, one in found.items()]
+        tasks.append(_task(item, kind, found))
+    db.execute(sa.insert(schema.final), finals)
+    db.execute(sa.insert(schema.task), tasks)
+
+
+def _outcome(policy: OverlapPolicy, kind: str, question: str, key: str, said: tuple[str, Any] | None) -> Outcome:
+    if question == "safer":
+        return Outcome(None, "waiting", "open", policy.people, 0)
+    votes = [] if said is None or said[1] is None else [Vote(*said)]
+    labels = [vote.value for vote in votes] if question == "label" else []
+    combine = combine_labels if question == "label" else combine_choices
+    return outcome(policy, votes, combine, careful=is_careful(policy, key, labels))
+
+
+def _final(item: int, question: str, found: Outcome, version: int) -> dict[str, Any]:
+    return {
+        "item": item,
+        "question": question,
+        "value": None if found.value is None else canonical(found.value),
+        "source": found.source,
+        "version": version,
+        "pins": None,
+        "settled": found.state == "settled",
+        "cyclic": False,
+    }
+
+
+def _task(item: int, kind: str, found: Mapping[str, Outcome]) -> dict[str, Any]:
+    asks = [question for question, one in found.items() if one.state == "open"]
+    missing = [found[question] for question in asks] or list(found.values())
+    fewest = min(missing, key=lambda one: one.have - one.wanted)
+    return {
+        "item": item,
+        "stage": kind,
+        "state": "waiting" if kind == "pair" else "open" if asks else "done",
+        "priority": NORMAL,
+        "wanted": fewest.wanted,
+        "have": fewest.have,
+        "asks": canonical(asks),
+        "stale": False,
+    }
