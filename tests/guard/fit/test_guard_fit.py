@@ -70,6 +70,17 @@ def test_rows_teach_what_their_source_knows(tmp_path: Path) -> None:
     assert found["c", "safe"].categories == NO and found["c", "safe"].part == "test"
     assert found["f", "one"].unsafe is False and found["f", "two"].unsafe is True
     assert math.isnan(found["g", None].categories[0]) and found["g", None].weight == 2.0
+    both = [
+        QARecord(
+            prompt="Where does the long river go?", response=r, label=PartialLabel(safe=True), dataset=d, split="train"
+        )
+        for d, r in (("x", "one"), ("y", "two"))
+    ]
+    with TableWriter(tmp_path / "u", {"name": "u"}) as writer:
+        for record in both:
+            writer.add(record)
+    whole = DataPlan(sets={"x": SetUse(), "y": SetUse(use="test")}, calibration_share=1e-9)
+    assert [r.source for r in rows_of(open_tables(tmp_path / "u"), whole, 0)] == ["y"]  # x knows a prompt of y
     held = DataPlan(sets={"x": SetUse(use="test")})
     assert {r.part for r in rows_of(open_tables(tmp_path / "t"), held, 0)} == {"test"}
     few = DataPlan(sets={"x": SetUse(rows=2)}, calibration_share=1e-9)

@@ -17,6 +17,7 @@ from poise.data import load_seeds, uniform_seed
 from poise.data.adapters.registry import format_of
 from poise.data.columns import response_hash
 from poise.data.crosswalked import map_tables
+from poise.data.neardup import clusters
 from poise.data.reading import Reader
 from poise.data.records import DualRecord, JudgementRecord, PartialLabel, PromptRecord, QARecord, Record
 from poise.data.split import split_tables
@@ -114,7 +115,20 @@ def rows_of(tables: Tables, plan: DataPlan, seed: int) -> list[Row]:
             for record in tables[unit].records():
                 for row in _rows(record, plan, votes, refusals, seed):
                     found.setdefault((row.source, row.prompt, row.response), row)
-    return _thinned(list(found.values()), plan, seed)
+    return _thinned(_apart(list(found.values())), plan, seed)
+
+
+def _apart(rows: list[Row]) -> list[Row]:
+    """Without training rows whose prompt is a near-duplicate of one that is measured.
+
+    The split keeps clusters together, but a set that is measured as a whole has rows in clusters of either side.
+    """
+    measured = list(dict.fromkeys(row.prompt for row in rows if row.part == "test"))
+    learnt = list(dict.fromkeys(row.prompt for row in rows if row.part != "test"))
+    ids = clusters([*measured, *learnt]).tolist() if measured and learnt else []
+    taken = set(ids[: len(measured)])
+    near = {prompt for prompt, cluster in zip(learnt, ids[len(measured) :], strict=bool(ids)) if cluster in taken}
+    return [row for row in rows if row.part == "test" or row.prompt not in near]
 
 
 def _votes(tables: Tables) -> tuple[dict[str, tuple[int, int]], dict[str, float]]:
