@@ -1,9 +1,15 @@
-"""A store on tables of four prompts with four answers each, raters, and a clock that stands still."""
+"""Stores on small tables, raters, and a clock that stands still.
+
+Where POISE_TEST_POSTGRES names a server (postgresql://user@localhost/postgres), the tests of queue and stages run
+on it too, each in a database of its own that is dropped afterwards.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
-from poise.data.records import DualRecord, QARecord, Record, SingleRecord
+from poise.data.records import DualRecord, QARecord, Record
 from poise.data.rows import Rater
 from poise.data.tables import TableWriter, open_tables
 
@@ -21,6 +27,28 @@ MILD = {"categories": ["S2"], "severity": 1}
 BAD = {"categories": ["S1"], "severity": 2}
 WORST = {"categories": ["S1"], "severity": 3}
 PLAIN = OverlapPolicy(random_share=0)
+SERVER = os.environ.get("POISE_TEST_POSTGRES")
+_NUMBERS = itertools.count()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With a server, run what does not look into the file on it as well."""
+    both = metafunc.module.__name__.endswith(("test_queue", "test_stages"))
+    if SERVER and both and "make" in metafunc.fixturenames:
+        metafunc.parametrize("make", ["sqlite", "postgres"], indirect=True)
+
+
+@contextmanager
+def fresh_database(server: str) -> Iterator[str]:
+    """The URL of a new database on a server, which is dropped at the end."""
+    url, name = sa.make_url(server), f"poise_test_{os.getpid()}_{next(_NUMBERS)}"
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as db:
+        db.execute(sa.text(f"create database {name}"))
+    yield url.set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as db:
+        db.execute(sa.text(f"drop database {name} with (force)"))
+    engine.dispose()
 
 
 def pair_of(prompt: str, first: str, second: str, **more: Any) -> DualRecord:
@@ -91,15 +119,16 @@ Make = Callable[..., Bench]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes a bench: rows, policy, where."""
+def make(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes a bench: rows, policy, whether pairs become single preferences too."""
     made: list[AnnotationStore] = []
+    stack, where = ExitStack(), str(tmp_path / "store.db")
+    if getattr(request, "param", None) == "postgres":
+        where = stack.enter_context(fresh_database(str(SERVER)))
 
-    def build(
-        rows: Sequence[Record], policy: OverlapPolicy = PLAIN, where: str | Path | None = None, singles: bool = False
-    ) -> Bench:
+    def build(rows: Sequence[Record], policy: OverlapPolicy = PLAIN, singles: bool = False) -> Bench:
         now = [1_000_000.0]
-        store = AnnotationStore.create(where or tmp_path / "store.db", policy, clock=lambda: now[0])
+        store = AnnotationStore.create(where, policy, clock=lambda: now[0])
         made.append(store)
         import_tables(store, open_tables(write_rows(tmp_path / f"rows{len(made)}", rows)), singles=singles)
         people = [store.rater(Rater(id=name, kind="person")) for name in ("ann", "ben", "cem", "dea", "eli")]
@@ -109,13 +138,9 @@ def make(tmp_path: Path) -> Iterator[Make]:
     yield build
     for store in made:
         store.close()
+    stack.close()
 
 
 def qa_rows(count: int, **more: Any) -> list[Record]:
     """QA rows without labels."""
     return [QARecord(prompt=f"question {n}", response=f"answer {n}", **more) for n in range(count)]
-
-
-def single_row(prompt: str, first: str, second: str) -> SingleRecord:
-    """A pair for the single preference."""
-    return SingleRecord(prompt=prompt, responses=(first, second))

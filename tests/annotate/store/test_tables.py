@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from poise.data.synth import synthesize
 from poise.data.tables import Tables, open_tables
 from poise.data.validate import validate
 
-from .conftest import BAD, PLAIN, SAFE, Make, pair_of, qa_rows, write_rows
+from .conftest import BAD, PLAIN, SAFE, SERVER, Make, fresh_database, pair_of, qa_rows, write_rows
 from .script import play, rows
 
 KEEP = OverlapPolicy(keep_labels=True, random_share=0)
@@ -173,17 +172,11 @@ def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def postgres() -> Iterator[str]:
-    """The URL of a fresh database on the server of POISE_TEST_POSTGRES."""
-    if not (server := os.environ.get("POISE_TEST_POSTGRES")):
+    """The URL of a fresh database."""
+    if SERVER is None:
         pytest.skip("POISE_TEST_POSTGRES names no server, such as postgresql://user@localhost/postgres")
-    url, name = sa.make_url(server).set(drivername="postgresql+psycopg"), f"poise_test_{os.getpid()}"
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as db:
-        db.execute(sa.text(f"create database {name}"))
-    yield url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
-    with engine.connect() as db:
-        db.execute(sa.text(f"drop database {name} with (force)"))
-    engine.dispose()
+    with fresh_database(SERVER) as url:
+        yield url
 
 
 def test_postgres_gives_the_same_bytes_as_sqlite(tmp_path: Path, postgres: str) -> None:

@@ -66,12 +66,13 @@ def export_tables(store: AnnotationStore, out: Path, *, replace: bool = False) -
         log = connection.execute(sa.text("select seq, hash from event order by seq desc limit 1")).first()
         step = _STEP | {"events": log.seq if log else 0, "head": log.hash if log else None}
         with TableWriter(out, step, replace=replace) as writer:
-            for record in _records(connection):
+            for record in records_of(connection):
                 writer.add(record)
     return open_tables(out)
 
 
-def _records(connection: sa.Connection) -> Iterator[Record]:
+def records_of(connection: sa.Connection) -> Iterator[Record]:
+    """Everything that is exported: QA rows, pairs, single preferences, judgements."""
     joins = "\n".join(_STANDS.format(alias=a, column=c, question=q) for a, c, q in _JOINS)
     items, streaming = sa.text(_ITEMS.format(joins=joins)), connection.execution_options(yield_per=2000)
     for kind, make in _MAKE.items():
