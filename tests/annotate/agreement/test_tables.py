@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from poise.data.tables import TableWriter, open_tables
 from poise.data.validate import validate
 from poise.errors import PoiseError
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(os.environ.get("POISE_DATA") or Path(__file__).parents[4] / "shared" / "data")
 QA = [QARecord(prompt=f"question {i}", response=f"answer {i}") for i in range(4)]
 HARM = {"categories": ["Drugs"], "severity": 2, "safe": False}
 WORSE = {"categories": ["Drugs", "Violence"], "severity": 3, "safe": False}
