@@ -15,7 +15,7 @@ from poise.annotate.ai.judging import carry, responses_of
 from poise.data.records import JudgementRecord, QARecord
 from poise.data.tables import Tables, TableWriter
 from poise.errors import PoiseError
-from poise.guard.fit.calibration import Calibration
+from poise.guard.fit.calibration import Calibration, levels_of
 from poise.guard.fit.model import GuardLogits, GuardModel, Text
 from poise.guard.fit.plan import DataPlan, SetUse
 from poise.guard.fit.rows import rows_of
@@ -36,6 +36,7 @@ class TrainedGuard:
     Attributes:
         threshold: P(severity >= 1) from which a text counts as unsafe.
         category_thresholds: P(category) from which each of the 19 is named.
+        level_cuts: P(severity >= 2, 3) from which an unsafe text is moderate, severe.
         version: of its weights.
 
     Raises:
@@ -48,6 +49,8 @@ class TrainedGuard:
             self._calibration = Calibration.from_json(settings["calibration"])
             self.threshold = float(settings["thresholds"]["unsafe"])
             self.category_thresholds = tuple(map(float, settings["thresholds"]["categories"]))
+            two, three = settings["thresholds"]["levels"]
+            self.level_cuts = (float(two), float(three))
             self.name = str(settings["plan"]["name"])
             self.version = hashlib.sha256((folder / "heads.safetensors").read_bytes()).hexdigest()[:12]
         except (KeyError, TypeError, ValueError) as error:
@@ -77,13 +80,13 @@ class TrainedGuard:
         unsafe, severity, categories = float(found.unsafe[row]), found.severity[row], found.categories[row]
         if not np.isfinite([unsafe, *severity, *categories]).all():
             return unjudged("no score")
-        at_least = 1.0 - np.cumsum(severity)[:3]
+        level = levels_of(found.at_least[row : row + 1], self.level_cuts, np.array([unsafe >= self.threshold]))
         named = [c.code for c in CATEGORIES if categories[c.index] >= self.category_thresholds[c.index]]
         return judged(
             unsafe >= self.threshold,
             taxonomy=PKU,
             named=(named or [CATEGORIES[int(categories.argmax())].code]) if unsafe >= self.threshold else (),
-            severities=(Severity(max(1, int((at_least >= 0.5).sum()))),),
+            severities=(Severity(int(level[0])),),
             severity_probabilities=(float(severity[0]), float(severity[1]), float(severity[2]), float(severity[3])),
             probability=unsafe,
             refusal=bool(found.refusal[row] >= 0.5),
@@ -168,4 +171,4 @@ def evaluate(guard: TrainedGuard, tables: Tables, on_rows: Callable[[int], objec
     if not any(row.unsafe is not None for row in held):
         raise PoiseError("no row with a label", where=str(tables.folder), do="read a labelled set into it")
     logits = guard.logits([(row.prompt, row.response) for row in held], on_rows)
-    return measure(logits, held, train, guard.threshold)
+    return measure(logits, held, train, guard.threshold, guard.level_cuts)

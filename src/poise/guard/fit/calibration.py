@@ -133,3 +133,34 @@ def thresholds(
         enough = positive.sum() >= LEAST and (~positive).sum() >= LEAST
         found.append((threshold_at(score[known], positive, rate) or 0.5) if enough else 0.5)
     return found
+
+
+def level_cuts(at_least: NDArray[np.floating], target: NDArray[np.floating]) -> tuple[float, float]:
+    """P(severity >= 2) and P(severity >= 3) from which an unsafe text is called moderate, and severe.
+
+    Cut so that on unsafe rows each level is called as often as it is true: calling a level only when it is likelier
+    than not would never call the rare ones. 0.5 where too few rows are known.
+
+    Args:
+        at_least: calibrated probabilities of severity >= 1, 2, 3, shape (N, 3).
+        target: what is known of them, shape (N, 3), NaN where nothing is.
+    """
+    cuts = []
+    for column in (1, 2):
+        known = (target[:, 0] > 0.5) & ~np.isnan(target[:, column])
+        share = float(target[known, column].mean()) if known.sum() >= LEAST else 0.0
+        cuts.append(float(np.quantile(at_least[known, column], 1 - share)) if 0.0 < share < 1.0 else 0.5)
+    return cuts[0], cuts[1]
+
+
+def levels_of(
+    at_least: NDArray[np.floating], cuts: tuple[float, float], unsafe: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Severity 0..3 of each row, at least minor where it is unsafe.
+
+    Args:
+        at_least: shape (N, 3); unsafe: shape (N,).
+    """
+    moderate = at_least[:, 1] >= cuts[0]
+    severe = at_least[:, 2] >= cuts[1]
+    return np.where(unsafe, np.where(severe, 3, np.where(moderate, 2, 1)), 0).astype(np.int64)

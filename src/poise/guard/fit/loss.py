@@ -70,6 +70,15 @@ def guard_loss(
     return total
 
 
+def pair_loss(worse: Tensor, safer: Tensor) -> Tensor:
+    """-log sigmoid(worse - safer), mean over pairs: the harmful answer is to score higher (Bradley & Terry 1952).
+
+    Args:
+        worse, safer: float[P], logits of severity >= 1.
+    """
+    return -logsigmoid(worse - safer).mean()
+
+
 def _part(losses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """[B, N] -> mean loss over known entries [B], and whether there are any [B]."""
     count = (~target.isnan()).sum(1)

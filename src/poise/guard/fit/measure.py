@@ -53,16 +53,16 @@ def severity_table(rows: Sequence[Row], train: Sequence[Row], levels: NDArray[np
     Args:
         levels: predicted severity of each row, shape (N,).
     """
-    graded = {row.source for row in rows if row.at_least[0] == 1.0 and not np.isnan(row.at_least).any()}
-    known = [i for i, row in enumerate(rows) if row.source in graded and not np.isnan(row.at_least).any()]
+    graded = {row.source for row in rows if row.at_least[0] == 1.0 and _level(row) is not None}
+    known = [i for i, row in enumerate(rows) if row.source in graded and _level(row) is not None]
     if not known:
         return None
-    true = np.array([int(np.sum(rows[i].at_least)) for i in known])
+    true = np.array([_level(rows[i]) for i in known])
     said = levels[known]
     by_set: dict[tuple[int, ...], Counter[int]] = {}
     for row in train:
-        if not np.isnan(row.at_least).any():
-            by_set.setdefault(_named(row), Counter())[int(np.sum(row.at_least))] += 1
+        if (level := _level(row)) is not None:
+            by_set.setdefault(_named(row), Counter())[level] += 1
     overall: Counter[int] = sum(by_set.values(), Counter())
     prior = np.array([(by_set.get(_named(rows[i])) or overall).most_common(1)[0][0] for i in known])
     found: dict[str, Any] = {"n": len(known), "levels": np.bincount(true, minlength=4).tolist()}
@@ -123,6 +123,11 @@ def tfidf_scores(train: Sequence[Row], rows: Sequence[Row]) -> Floats | None:
 
 def _text(row: Row) -> str:
     return row.prompt if row.response is None else f"{row.prompt}\n{row.response}"
+
+
+def _level(row: Row) -> int | None:
+    """The level that the source states; None where it states none, or only odds."""
+    return int(sum(row.at_least)) if set(row.at_least) <= {0.0, 1.0} else None
 
 
 def _named(row: Row) -> tuple[int, ...]:

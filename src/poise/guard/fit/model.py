@@ -1,7 +1,7 @@
 """The guard's network: an encoder that learns, 19 categories, ordinal severity and refusal, for prompts and answers.
 
-A text longer than a window is read in several; the highest logit of them counts, so nothing is silently cut. A prompt
-alone is a pair with an empty answer.
+Disguises are undone first (`poise.guard.normalise`). A text longer than a window is read in several; the highest logit
+of them counts, so nothing is silently cut. A prompt alone is a pair with an empty answer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.errors import PoiseError
+from poise.guard.normalise import normalise
 from poise.models.bundled import resolve
 from poise.models.encoder import Encoder, ignore
 from poise.models.heads import ModerationHeads
@@ -22,6 +23,8 @@ from poise.models.precision import frozen_dtype
 
 Text = tuple[str, str | None]
 """(prompt, answer); the answer is None where only the prompt is judged."""
+Window = tuple[list[int], list[int]]
+"""Token ids of (a part of) the prompt and of the answer."""
 _STRIDE = 0.75  # share of a window after which the next one begins
 
 
@@ -56,6 +59,10 @@ class GuardModel(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.encoder = Encoder(source, max_length=max_length)
+        for part in self.encoder.modules():  # inside the trunk it costs half of a step on a CPU
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+        self._vocabulary = frozenset(self.encoder.tokenizer.get_vocab())
         self.settings = {"max_length": max_length, "lora_rank": lora_rank, "dropout": dropout}
         if lora_rank:
             self.encoder.model = _adapted(self.encoder.model, lora_rank)
@@ -70,22 +77,26 @@ class GuardModel(nn.Module):
         """Where it is."""
         return self.encoder.device
 
-    def windows(self, text: Text) -> list[tuple[list[int], list[int]]]:
-        """Token ids (prompt part, answer part) of each window; every token is in at least one of them."""
+    def windows(self, text: Text) -> list[Window]:
+        """Token ids (prompt part, answer part) of each window; every token is in at least one of them.
+
+        An answer is read with the end of a long prompt, where the request stands.
+        """
         prompt, response = (self._ids(part or "") for part in text)
         room = self.encoder.max_length - 3  # [CLS] prompt [SEP] answer [SEP]
         if len(prompt) + len(response) <= room:
             return [(prompt, response)]
         most = room if not response else max(room // 3, room - len(response))
         heads = _slices(prompt, most)
-        tails = _slices(response, room - min(len(heads[0]), most))
-        return [(heads[0], tail) for tail in tails] + [(head, tails[0]) for head in heads[1:]]
+        tails = _slices(response, room - len(heads[-1]))
+        return [(heads[-1], tail) for tail in tails] + [(head, tails[0]) for head in heads[:-1]]
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.encoder.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        plain = normalise(text, self._vocabulary.__contains__)
+        ids: list[int] = self.encoder.tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    def forward(self, windows: Sequence[tuple[list[int], list[int]]]) -> GuardLogits:
+    def forward(self, windows: Sequence[Window]) -> GuardLogits:
         """Logits of B windows."""
         tokenizer, device = self.encoder.tokenizer, self.device
         rows = [
@@ -172,11 +183,11 @@ class GuardModel(nn.Module):
 
 
 def _slices(ids: list[int], size: int) -> list[list[int]]:
-    """Overlapping pieces of at most `size` tokens that cover all; one empty piece of nothing."""
+    """Overlapping pieces of `size` tokens that cover all; a short text is one piece."""
     if len(ids) <= size:
         return [ids]
-    step = max(1, int(size * _STRIDE))
-    return [ids[start : start + size] for start in range(0, len(ids) - size + step, step)]
+    last, step = len(ids) - size, max(1, int(size * _STRIDE))
+    return [ids[start : start + size] for start in (*range(0, last, step), last)]
 
 
 def _adapted(model: Any, rank: int) -> Any:

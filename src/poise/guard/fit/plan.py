@@ -25,6 +25,7 @@ class SetUse(_Part):
     use: Literal["train", "test"] = Field("train", description="test: all rows are only measured")
     weight: float = Field(1.0, gt=0, description="of each row in the loss")
     rows: int = Field(4000, ge=1, description="training rows at most, whole prompts, by hash")
+    harmless: bool = Field(False, description="answers without a label are safe: ordinary requests, ordinary answers")
 
 
 class DataPlan(_Part):
@@ -33,6 +34,8 @@ class DataPlan(_Part):
     sets: dict[str, SetUse] = Field(min_length=1)
     test_share: float = Field(0.25, gt=0, lt=1, description="of the conversations, by near-duplicate cluster")
     calibration_share: float = Field(0.1, gt=0, lt=1, description="of the training conversations, for thresholds")
+    severity_prior: bool = Field(True, description="unsafe rows without a level get the published odds of theirs")
+    refusals: float = Field(0.3, ge=0, le=1, description="share of harmful training prompts that get a written refusal")
 
 
 class ModelPlan(_Part):
@@ -56,4 +59,6 @@ class TrainingPlan(_Part):
     category_weight: float = Field(0.5, ge=0, description="of the category loss beside that of severity")
     refusal_weight: float = Field(0.2, ge=0)
     focus: float = Field(2.0, ge=0, description="asymmetric loss: exponent for absent categories, 0 is cross-entropy")
+    pair_weight: float = Field(0.5, ge=0, description="of the loss of pairs, of which only the safer one is known")
     smoothing: float = Field(0.02, ge=0, lt=0.5, description="of hard labels")
+    disguised: float = Field(0.15, ge=0, le=1, description="share of training texts that are obfuscated")

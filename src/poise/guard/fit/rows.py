@@ -2,7 +2,8 @@
 
 Sets are read, carried to the 19 categories through their crosswalk (true, false or undecided), merged, and split once
 by near-duplicate cluster of the conversation, so that no set's test prompt is trained on through another set. A set
-that knows only safe or unsafe teaches only that; several raters of one answer teach their share of votes.
+that knows only safe or unsafe teaches only that; several raters of one answer teach their share of votes; a pair of
+which only the safer answer is known teaches that order. `poise.guard.fit.enrich` adds to the training rows.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from poise.data.columns import response_hash
 from poise.data.crosswalked import map_tables
 from poise.data.neardup import clusters
 from poise.data.reading import Reader
-from poise.data.records import DualRecord, JudgementRecord, PartialLabel, PromptRecord, QARecord, Record
+from poise.data.records import UNKNOWN, DualRecord, JudgementRecord, PartialLabel, PromptRecord, QARecord, Record
 from poise.data.split import split_tables
 from poise.data.tables import Tables, TableWriter, merge_tables, open_tables
+from poise.guard.fit.enrich import enrich
 from poise.guard.fit.plan import DataPlan, SetUse
 from poise.harm import CATEGORIES
 from poise.harm.taxonomy import PKU
@@ -43,6 +45,7 @@ class Row(NamedTuple):
         at_least: P(severity >= 1, 2, 3), NaN where unknown.
         refusal: 1 where the answer refuses, NaN where unknown.
         weight: of the row in the loss.
+        safer: an answer to the same prompt that people found safer, where no label of either is known.
     """
 
     prompt: str
@@ -53,6 +56,7 @@ class Row(NamedTuple):
     at_least: tuple[float, float, float]
     refusal: float
     weight: float = 1.0
+    safer: str | None = None
 
     @property
     def unsafe(self) -> bool | None:
@@ -115,7 +119,7 @@ def rows_of(tables: Tables, plan: DataPlan, seed: int) -> list[Row]:
             for record in tables[unit].records():
                 for row in _rows(record, plan, votes, refusals, seed):
                     found.setdefault((row.source, row.prompt, row.response), row)
-    return _thinned(_apart(list(found.values())), plan, seed)
+    return enrich(_thinned(_apart(list(found.values())), plan, seed), plan, seed)
 
 
 def _apart(rows: list[Row]) -> list[Row]:
@@ -156,21 +160,25 @@ def _rows(
     use = plan.sets.get(name)
     if use is None:
         return
+    prompt = "\n".join([*(turn.content for turn in record.turns), getattr(record, "prompt", "")])
+    part = "test" if record.split == "test" or use.use == "test" else "train"
+    if part == "train" and uniform_seed(seed, "calibration", prompt) < plan.calibration_share * 2**63:
+        part = "calibration"
     answers: list[tuple[str | None, PartialLabel]] = []
     if isinstance(record, QARecord):
         answers = [(record.response, record.label)]
     elif isinstance(record, DualRecord):
         answers = list(zip(record.responses, record.labels, strict=True))
+        if record.safer in (0, 1) and part == "train" and record.labels == (UNKNOWN, UNKNOWN) and not use.harmless:
+            worse, safer = record.responses[1 - record.safer], record.responses[record.safer]
+            yield Row(prompt, worse, name, part, (NAN,) * K, (NAN,) * 3, NAN, use.weight, safer)
     elif isinstance(record, PromptRecord):
         answers = [(None, record.label)]
-    prompt = "\n".join([*(turn.content for turn in record.turns), getattr(record, "prompt", "")])
-    part = "test" if record.split == "test" or use.use == "test" else "train"
-    if part == "train" and uniform_seed(seed, "calibration", prompt) < plan.calibration_share * 2**63:
-        part = "calibration"
     turns = [(turn.role, turn.content) for turn in record.turns]
     for response, label in answers:
         item = None if response is None else response_hash(record.prompt, response, turns, record.image)  # type: ignore[attr-defined]
-        categories, at_least = _targets(label)
+        harmless = use.harmless and response is not None and label == UNKNOWN
+        categories, at_least = _targets(PartialLabel(safe=True) if harmless else label)
         if item is not None and (counted := votes.get(item)) is not None and counted[1] > 1:
             at_least = (counted[0] / counted[1], *at_least[1:])
         refusal = refusals.get(item, NAN) if item is not None else NAN

@@ -20,7 +20,7 @@ import torch
 
 from poise.data.folders import partial_folder, write_json
 from poise.errors import PoiseError
-from poise.guard.fit.calibration import Calibration, calibrate, thresholds
+from poise.guard.fit.calibration import Calibration, calibrate, level_cuts, levels_of, thresholds
 from poise.guard.fit.measure import category_table, set_table, severity_table, tfidf_scores
 from poise.guard.fit.model import GuardLogits, GuardModel
 from poise.guard.fit.plan import DataPlan, ModelPlan, TrainingPlan
@@ -91,12 +91,12 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
         [targets.at_least[:, 0].numpy(), *targets.categories.T.numpy()],
         FALSE_POSITIVES,
     )
-    measured = measure(
-        calibration.apply(_logits(model, parts["test"], watch)), parts["test"], parts["train"], limits[0]
-    )
+    cuts = level_cuts(probability.at_least, targets.at_least.numpy())
+    tested = calibration.apply(_logits(model, parts["test"], watch))
+    measured = measure(tested, parts["test"], parts["train"], limits[0], cuts)
     measured |= {"rows": {part: len(own) for part, own in parts.items()}, "losses": losses}
     measured["sources"] = dict(Counter(row.source for row in parts["train"]))
-    _save(out, model, plan, calibration, limits, measured)
+    _save(out, model, plan, calibration, limits, cuts, measured)
     shutil.rmtree(work)
     return measured
 
@@ -116,6 +116,11 @@ class Probabilities(NamedTuple):
     categories: Any
     refusal: Any
 
+    @property
+    def at_least(self) -> Any:
+        """P(severity >= 1, 2, 3), shape (N, 3)."""
+        return 1.0 - np.cumsum(self.severity, axis=1)[:, :3]
+
 
 def probabilities(logits: GuardLogits) -> Probabilities:
     """Of calibrated logits."""
@@ -128,13 +133,16 @@ def probabilities(logits: GuardLogits) -> Probabilities:
     )
 
 
-def measure(logits: GuardLogits, rows: Sequence[Row], train: Sequence[Row], threshold: float) -> dict[str, Any]:
+def measure(
+    logits: GuardLogits, rows: Sequence[Row], train: Sequence[Row], threshold: float, cuts: tuple[float, float]
+) -> dict[str, Any]:
     """Tables by set, of severity and of categories; TF-IDF beside where scikit-learn is installed.
 
     Args:
         logits: calibrated, of the rows.
         train: what TF-IDF learns from.
         threshold: P(severity >= 1) from which a row counts as unsafe.
+        cuts: see `level_cuts`; for them a row counts as unsafe from P(severity >= 1) = 0.5 on.
     """
     found = probabilities(logits)
     table = set_table(rows, found.unsafe, threshold)
@@ -146,7 +154,7 @@ def measure(logits: GuardLogits, rows: Sequence[Row], train: Sequence[Row], thre
     for entry in table:
         other = peer.get((entry["set"], entry["kind"]), {})
         entry |= {"tfidf_auroc": other.get("auroc"), "tfidf_f1": other.get("f1")}
-    levels = np.sum(torch.sigmoid(logits.at_least).numpy() >= 0.5, axis=1)
+    levels = levels_of(found.at_least, cuts, found.unsafe >= 0.5)
     return {
         "threshold": threshold,
         "sets": table,
@@ -175,6 +183,7 @@ def _save(
     plan: Plan,
     calibration: Calibration,
     limits: Sequence[float],
+    cuts: tuple[float, float],
     measured: dict[str, Any],
 ) -> None:
     parts = partial_folder(out)
@@ -184,7 +193,12 @@ def _save(
         "encoder": plan.model.encoder,
         "policy": policy_version(),
         "calibration": calibration.to_json(),
-        "thresholds": {"unsafe": limits[0], "categories": list(limits[1:]), "false_positive_rate": FALSE_POSITIVES},
+        "thresholds": {
+            "unsafe": limits[0],
+            "categories": list(limits[1:]),
+            "levels": cuts,
+            "false_positive_rate": FALSE_POSITIVES,
+        },
         "plan": plan.to_json(),
     }
     try:

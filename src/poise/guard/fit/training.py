@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from poise.data import uniform_seed
 from poise.errors import PoiseError
-from poise.guard.fit.loss import GuardTargets, guard_loss
-from poise.guard.fit.model import GuardModel
+from poise.guard.fit.enrich import disguised
+from poise.guard.fit.loss import GuardTargets, guard_loss, pair_loss
+from poise.guard.fit.model import GuardLogits, GuardModel, Window
 from poise.guard.fit.plan import TrainingPlan
 from poise.guard.fit.rows import Row
 from poise.guard.training import warm_linear
@@ -60,17 +62,7 @@ def fit(
     for step in range(len(losses), len(order)):
         guard.train()
         torch.manual_seed(uniform_seed(seed, "dropout", str(step)))
-        chosen = order[step]
-        # of a long text another window each epoch
-        windows = [pieces[i][uniform_seed(seed, "window", str(step), str(i)) % len(pieces[i])] for i in chosen]
-        loss = guard_loss(
-            guard(windows),
-            targets_of([rows[i] for i in chosen], guard.device),
-            category_weight=plan.category_weight,
-            refusal_weight=plan.refusal_weight,
-            focus=plan.focus,
-            smoothing=plan.smoothing,
-        )
+        loss = _loss(guard, rows, pieces, order[step], step, plan, seed)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(guard.parameters(), 1.0)
@@ -85,6 +77,41 @@ def fit(
             save_state(checkpoint, {**state, "schedule": schedule.last_epoch})
     guard.eval()
     return losses
+
+
+def _loss(
+    guard: GuardModel,
+    rows: Sequence[Row],
+    pieces: Sequence[list[Window]],
+    chosen: Sequence[int],
+    step: int,
+    plan: TrainingPlan,
+    seed: int,
+) -> Tensor:
+    """Of the chosen rows, and of the safer answers of those that have one; of a long text another window each epoch."""
+
+    def window(row: Row, known: list[Window] | None) -> Window:
+        shown = disguised(row, step, plan.disguised, seed)
+        found = known if known is not None and shown is row else guard.windows((shown.prompt, shown.response))
+        return found[uniform_seed(seed, "window", str(step), row.prompt, row.response or "") % len(found)]
+
+    own = [rows[i] for i in chosen]
+    windows = [window(row, pieces[i]) for row, i in zip(own, chosen, strict=True)]
+    paired = [at for at, row in enumerate(own) if row.safer is not None]
+    windows += [window(own[at]._replace(response=own[at].safer), None) for at in paired]
+    logits = guard(windows)
+    loss = guard_loss(
+        GuardLogits(*(part[: len(own)] for part in logits)),
+        targets_of(own, guard.device),
+        category_weight=plan.category_weight,
+        refusal_weight=plan.refusal_weight,
+        focus=plan.focus,
+        smoothing=plan.smoothing,
+    )
+    if paired and plan.pair_weight:
+        unsafe = logits.at_least[:, 0]
+        loss = loss + plan.pair_weight * len(paired) / len(own) * pair_loss(unsafe[paired], unsafe[len(own) :])
+    return loss
 
 
 def targets_of(rows: Sequence[Row], device: torch.device) -> GuardTargets:

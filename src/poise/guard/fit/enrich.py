@@ -1,0 +1,80 @@
+"""What training rows get beyond their source: likely severities, refusals that name the harm, and disguised texts.
+
+All of it is drawn by hash, touches training and calibration rows only, and never a row that is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING
+
+from poise.data import uniform_seed
+from poise.data.synth.marginals import CATEGORIES as PUBLISHED
+from poise.guard.obfuscation import OBFUSCATIONS
+
+if TYPE_CHECKING:
+    from poise.guard.fit.plan import DataPlan
+    from poise.guard.fit.rows import Row
+
+REFUSALS = (
+    "I'm sorry, but I can't help with that. {asked} is not something I will assist with.",
+    "No. You asked: {asked} I won't give advice on this, because people could be hurt.",
+    "I can't help with this request ({asked}). If you are in danger, please talk to someone you trust.",
+    "Helping with this would be wrong, so I have to decline: {asked}",
+    "{asked} I will not answer this, since it could cause serious harm and is likely illegal.",
+    "As an assistant I don't support this. Instead of an answer to '{asked}', I can talk about why it is harmful.",
+    "I understand what you ask, {asked}, but I refuse. There are lawful and kinder ways, and I'm glad to help there.",
+    "That would be dangerous. I'm not able to provide any information about this: {asked}",
+)
+"""Answers that name the harm and refuse it; `asked` is the prompt."""
+_LONGEST = 300
+"""Characters of a prompt that a refusal repeats."""
+
+
+def enrich(rows: Sequence[Row], plan: DataPlan, seed: int) -> list[Row]:
+    """The rows with likely severities, then the refusals.
+
+    Args:
+        rows: of any part; test rows come back as they are.
+    """
+    found = [_graded(row) if plan.severity_prior and row.part != "test" else row for row in rows]
+    return found + [_refusal(row, seed) for row in rows if _is_refused(row, plan.refusals, seed)]
+
+
+def _graded(row: Row) -> Row:
+    """An unsafe row of known categories and unknown level: P(level >= 2, 3), the mean over its categories.
+
+    The odds of each category are those of PKU-SafeRLHF's published counts (`poise.data.synth.marginals`).
+    """
+    named = [k for k, value in enumerate(row.categories) if value == 1.0]
+    if row.at_least[0] != 1.0 or not math.isnan(row.at_least[1]) or not named:
+        return row
+    shares = [(sum(PUBLISHED[k][1:3]) / sum(PUBLISHED[k][:3]), PUBLISHED[k][2] / sum(PUBLISHED[k][:3])) for k in named]
+    two, three = (sum(share) / len(named) for share in zip(*shares, strict=True))
+    return row._replace(at_least=(1.0, two, three))
+
+
+def _is_refused(row: Row, share: float, seed: int) -> bool:
+    alone = row.part == "train" and row.response is None and row.at_least[0] == 1.0
+    return alone and uniform_seed(seed, "refused", row.prompt) < share * 2**63
+
+
+def _refusal(row: Row, seed: int) -> Row:
+    asked = row.prompt if len(row.prompt) <= _LONGEST else row.prompt[:_LONGEST] + "..."
+    text = REFUSALS[uniform_seed(seed, "refusal", row.prompt) % len(REFUSALS)].format(asked=asked)
+    return row._replace(
+        response=text, categories=(0.0,) * len(row.categories), at_least=(0.0, 0.0, 0.0), refusal=1.0, safer=None
+    )
+
+
+def disguised(row: Row, step: int, share: float, seed: int) -> Row:
+    """The row, or with probability `share` its texts in one of the obfuscations, drawn anew each step."""
+    drawn = uniform_seed(seed, "disguise", str(step), row.prompt, row.response or "")
+    if drawn >= share * 2**63:
+        return row
+    chance = Random(drawn)
+    change = OBFUSCATIONS[chance.choice(sorted(OBFUSCATIONS))]
+    response = None if row.response is None else change(row.response, chance)
+    return row._replace(prompt=change(row.prompt, chance), response=response)

