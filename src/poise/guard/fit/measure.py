@@ -7,7 +7,7 @@ categories in training (papers' numbers are often no better). All intervals are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,16 @@ from poise.harm import CATEGORIES
 Floats = NDArray[np.float64]
 
 
-def set_table(rows: Sequence[Row], unsafe: Floats, threshold: float) -> list[dict[str, Any]]:
-    """One entry a set and kind (prompts, answers): AUROC, AUPRC, F1, FPR, ECE at the threshold.
+def set_table(
+    rows: Sequence[Row], unsafe: Floats, threshold: float, levels: NDArray[np.int64] | None = None
+) -> list[dict[str, Any]]:
+    """One entry a set and kind (prompts, answers): AUROC, AUPRC, F1, FPR, ECE at the threshold, with intervals.
 
     Args:
         rows: N of them.
         unsafe: P(severity >= 1) of each, shape (N,).
         threshold: from which a row counts as unsafe.
+        levels: severity of each verdict, shape (N,); adds F1, recall and FPR of who blocks from each level on.
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for i, row in enumerate(rows):
@@ -39,9 +42,16 @@ def set_table(rows: Sequence[Row], unsafe: Floats, threshold: float) -> list[dic
         entry: dict[str, Any] = {"set": source, "kind": kind, "n": len(chosen), "unsafe": int(positive.sum())}
         report = metrics.binary_report(score, positive, threshold)
         entry |= {"f1": report.f1, "recall": report.recall, "fpr": report.fpr, "ece": metrics.ece(score, positive)}
+        if levels is not None:
+            entry["block_at"] = {
+                name: _at(levels[chosen] >= level, positive)
+                for level, name in ((1, "minor"), (2, "moderate"), (3, "severe"))
+            }
         if 0 < positive.sum() < len(positive):
-            low, high = _auroc_interval(score, positive)
+            low, high = _interval(score, positive, metrics.auroc)
             entry |= {"auroc": metrics.auroc(score, positive), "low": low, "high": high}
+            f1 = _interval(score, positive, lambda s, p: metrics.binary_report(s, p, threshold).f1)
+            entry |= {"f1_low": f1[0], "f1_high": f1[1]}
             entry["auprc"] = metrics.average_precision(score, positive)
         table.append({name: _plain(value) for name, value in entry.items()})
     return table
@@ -74,8 +84,28 @@ def severity_table(rows: Sequence[Row], train: Sequence[Row], levels: NDArray[np
             "mae": metrics.mae(guess, true),
             "recall_severe": _plain(float((guess[severe] == 3).mean())) if severe.any() else None,
             "severe_called_none": int((guess[severe] == 0).sum()),
+            "macro_f1_within_category": _plain(_within([rows[i] for i in known], guess, true)),
         }
     return found
+
+
+def _within(rows: Sequence[Row], guess: NDArray[np.int64], true: NDArray[np.int64]) -> float:
+    """Mean over categories of macro-F1 of the levels 1..3 of the unsafe rows that have it, where 10 of them differ.
+
+    A guess from the category alone can say but one level here, so this is what reading the text adds.
+    """
+    named = np.array([row.categories for row in rows]) > 0.5
+    scores = []
+    for k in range(named.shape[1]):
+        chosen = named[:, k] & (true > 0)
+        if chosen.sum() >= 10 and len(set(true[chosen])) > 1:
+            present = sorted(set(true[chosen]))
+            scores.append(float(np.mean([_f1(guess[chosen] == level, true[chosen] == level) for level in present])))
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def _f1(said: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+    return float(2 * (said & true).sum() / max(1, said.sum() + true.sum()))
 
 
 def category_table(rows: Sequence[Row], probability: Floats) -> list[dict[str, Any]]:
@@ -134,14 +164,24 @@ def _named(row: Row) -> tuple[int, ...]:
     return tuple(k for k, value in enumerate(row.categories) if value > 0.5)
 
 
-def _auroc_interval(score: Floats, positive: NDArray[np.bool_], resamples: int = 200) -> tuple[float, float]:
+def _at(blocked: NDArray[np.bool_], positive: NDArray[np.bool_]) -> dict[str, float | None]:
+    report = metrics.binary_report(blocked.astype(float), positive, 0.5)
+    return {name: _plain(value) for name, value in (("f1", report.f1), ("recall", report.recall), ("fpr", report.fpr))}
+
+
+def _interval(
+    score: Floats,
+    positive: NDArray[np.bool_],
+    statistic: Callable[[Floats, NDArray[np.bool_]], float],
+    resamples: int = 200,
+) -> tuple[float, float]:
     chance = np.random.default_rng(0)
     drawn = []
     for _ in range(resamples):
         chosen = chance.integers(len(score), size=len(score))
         if 0 < positive[chosen].sum() < len(chosen):
-            drawn.append(metrics.auroc(score[chosen], positive[chosen]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+            drawn.append(statistic(score[chosen], positive[chosen]))
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 

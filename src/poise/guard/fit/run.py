@@ -145,7 +145,7 @@ def measure(
         cuts: see `level_cuts`; for them a row counts as unsafe from P(severity >= 1) = 0.5 on.
     """
     found = probabilities(logits)
-    table = set_table(rows, found.unsafe, threshold)
+    table = set_table(rows, found.unsafe, threshold, levels_of(found.at_least, cuts, found.unsafe >= threshold))
     try:
         score = tfidf_scores(train, rows)
         peer = {} if score is None else {(e["set"], e["kind"]): e for e in set_table(rows, score, 0.5)}
