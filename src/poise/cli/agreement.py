@@ -13,12 +13,15 @@ from poise.errors import PoiseError
 
 WithoutModels = Annotated[bool, typer.Option("--without-models", help="Leave out raters that are models.")]
 Raters = Annotated[list[str] | None, typer.Option("--rater", metavar="NAME", help="Only this rater; may be repeated.")]
+Judged = Annotated[
+    str, typer.Argument(metavar="TABLES", help="A folder of tables, or a store: a SQLite file or a postgresql:// URL.")
+]
 Round = Annotated[Literal["last", "first"], typer.Option("--round", help="Which of a rater's answers counts.")]
 
 
 @app.command()
 def agreement(
-    tables: Folder,
+    tables: Judged,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where JSON and plot go.")] = None,
     without_models: WithoutModels = False,
     rater: Raters = None,
@@ -40,7 +43,12 @@ def agreement(
     questions = _questions(tables, without_models, rater, round_)
     with progress(iter(()), unit="variables", what="measuring") as bar:
         found = report(questions, orders=_orders(order), replicates=replicates, seed=seed, progress=bar.update)
-    found = {"tables": str(tables), "without_models": without_models, "round": round_, **found}
+    found = {
+        "tables": tables.rpartition("@")[2] if "://" in tables else tables,
+        "without_models": without_models,
+        "round": round_,
+        **found,
+    }
     typer.echo(json.dumps(found, ensure_ascii=False, indent=2) if as_json else render(found).rstrip())
     if out is not None:
         from poise.annotate.agreement.plots import write_report
@@ -79,17 +87,22 @@ def aggregate(
         typer.echo(f"    {name}: {count:,}")
 
 
-def _questions(tables: Path, without_models: bool, raters: list[str] | None, round_: Literal["last", "first"]) -> Any:
+def _questions(
+    source: str | Path, without_models: bool, raters: list[str] | None, round_: Literal["last", "first"]
+) -> Any:
+    names = None if raters is None else set(raters)
+    kept = None if names is None else lambda who: who.name in names
+    if "://" in str(source) or Path(source).is_file():
+        from poise.annotate.agreement.from_store import read_store
+        from poise.annotate.store import AnnotationStore
+
+        with AnnotationStore.open(source) as store:
+            return read_store(store, without_models=without_models, rater=kept, round_=round_)
     from poise.annotate.agreement.reading import read_questions
     from poise.data.tables import open_tables
 
-    names = None if raters is None else set(raters)
-    return read_questions(
-        open_tables(tables),
-        without_models=without_models,
-        rater=None if names is None else lambda who: who.name in names,
-        round_=round_,
-    )
+    tables = open_tables(Path(source))
+    return read_questions(tables, without_models=without_models, rater=kept, round_=round_)
 
 
 def _orders(given: list[str] | None) -> dict[str, list[Any]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from poise.cli.annotate import Folder, Force, Out, app
+from poise.cli.annotate import Folder, app
 from poise.errors import PoiseError
 
 Where = Annotated[str, typer.Argument(metavar="STORE", help="A SQLite file, or a postgresql:// URL.")]
@@ -41,16 +41,6 @@ def init(
     with AnnotationStore.create(store, policy) as made, rows_done("importing") as tell:
         counts = import_tables(made, opened, singles=singles, progress=tell)
     typer.echo(f"{store}: " + (", ".join(f"{what} {count:,}" for what, count in counts.items()) or "nothing new"))
-
-
-@app.command()
-def export(store: Where, out: Out, force: Force = False) -> None:
-    """Write the items with the labels and choices that stand, and all current judgements, as tables."""
-    from poise.annotate.store import AnnotationStore, export_tables
-
-    with AnnotationStore.open(store) as opened:
-        tables = export_tables(opened, out, replace=force)
-    typer.echo(f"{out}: " + ", ".join(f"{unit} {rows:,}" for unit, rows in tables.rows.items()))
 
 
 @app.command()

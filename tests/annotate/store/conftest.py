@@ -1,11 +1,13 @@
 """Stores on small tables, raters, and a clock that stands still.
 
 Where POISE_TEST_POSTGRES names a server (postgresql://user@localhost/postgres), the tests of queue and stages run
-on it too, each in a database of its own that is dropped afterwards.
+on it too, each in a database of its own that is dropped afterwards; `benchmarks/postgres.py` starts one for a command.
+Tests that are about PostgreSQL start one by themselves where it is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +31,35 @@ WORST = {"categories": ["S1"], "severity": 3}
 PLAIN = OverlapPolicy(random_share=0)
 SERVER = os.environ.get("POISE_TEST_POSTGRES")
 _NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a server: the one that is named, else one of our own."""
+    if SERVER is not None:
+        yield SERVER
+        return
+    pytest.importorskip("psycopg")
+    path = Path(__file__).parents[3] / "benchmarks" / "postgres.py"
+    if not path.is_file():
+        pytest.skip("benchmarks/postgres.py, which starts PostgreSQL, is not part of this copy")
+    spec = importlib.util.spec_from_file_location("poise_benchmarks_postgres", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(module.server(durable=False))
+        except module.NoServerError as error:
+            pytest.skip(str(error))
+        yield url
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> Iterator[str]:
+    """The URL of a fresh database."""
+    with fresh_database(postgres_server) as url:
+        yield url
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -30,8 +30,8 @@ def rows() -> list[Record]:
     ]
 
 
-def play(store: AnnotationStore, now: list[float]) -> None:
-    """Three people answer what they get, change their minds, and a fourth decides what they dispute."""
+def play(store: AnnotationStore, now: list[float], *, disputes: bool = True) -> None:
+    """Three people answer what they get, change their minds, and a fourth decides disputes or is one of them."""
     people = [store.rater(Rater(id=name, kind="person")) for name in ("ann", "ben", "cem", "dea")]
     model = store.rater(Rater(id="judge", kind="model", version="prompt-1"))
     store.judge(model, 1, {"label": LABELS[2]}, token="model")
@@ -39,7 +39,7 @@ def play(store: AnnotationStore, now: list[float]) -> None:
     for step in range(160):
         now[0] += 1.5
         person = people[step % 4]
-        dispute = step % 4 == 3
+        dispute = disputes and step % 4 == 3
         task = store.next_task(person, adjudicate=dispute)
         if task is None:
             continue

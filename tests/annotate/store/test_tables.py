@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from poise.data.synth import synthesize
 from poise.data.tables import Tables, open_tables
 from poise.data.validate import validate
 
-from .conftest import BAD, PLAIN, SAFE, SERVER, Make, fresh_database, pair_of, qa_rows, write_rows
+from .conftest import BAD, PLAIN, SAFE, Make, pair_of, qa_rows, write_rows
 from .script import play, rows
 
 KEEP = OverlapPolicy(keep_labels=True, random_share=0)
@@ -62,9 +61,9 @@ def test_what_is_not_settled_is_not_told(make: Make, tmp_path: Path) -> None:
     assert (row.labels[0].safe, row.labels[1].severity, row.better, row.safer) == (True, 2, None, 0)
     judged = [record for record in made["judgements"].records() if isinstance(record, JudgementRecord)]
     assert [(record.rater, record.rater_kind, record.question) for record in judged] == [
-        ("ann", "person", "label"),
-        ("ben", "person", "label"),
-        ("dea", "person", "label"),
+        ("person-1", "person", "label"),
+        ("person-2", "person", "label"),
+        ("person-3", "person", "label"),
         ("logical-order", "rule", "safer"),
     ]
     assert all(record.policy and record.provenance and record.provenance["guideline"] == "1.0.0" for record in judged)
@@ -168,15 +167,6 @@ def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
     two, other = _played(tmp_path / "b.db", tmp_path / "two", source)
     assert head == other
     _equal(one, two)
-
-
-@pytest.fixture
-def postgres() -> Iterator[str]:
-    """The URL of a fresh database."""
-    if SERVER is None:
-        pytest.skip("POISE_TEST_POSTGRES names no server, such as postgresql://user@localhost/postgres")
-    with fresh_database(SERVER) as url:
-        yield url
 
 
 def test_postgres_gives_the_same_bytes_as_sqlite(tmp_path: Path, postgres: str) -> None:

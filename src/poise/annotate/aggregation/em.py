@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from poise.annotate.agreement.patterns import distinct
 from poise.annotate.agreement.ratings import Floats, Ints, Ratings
@@ -168,7 +169,8 @@ def _compressed(ratings: Ratings) -> tuple[list[Ints], Floats, Ints]:
     starts = np.flatnonzero(np.diff(ratings.item, prepend=-1))
     once = len(cell) < 2 or int(np.diff(ratings.item * len(ratings.raters) + ratings.rater).min()) > 0
     few = once and len(ratings.raters) * len(ratings.values) <= _FEW_CELLS
-    first, inverse, many = distinct(np.add.reduceat(1 << cell if few else _mixed(cell), starts))
+    keys = np.add.reduceat(1 << cell if few else _mixed(cell), starts)
+    first, inverse, many = distinct(keys) if few else _coded(keys)
     sizes = np.diff(starts, append=len(cell))[first]
     order = np.argsort(-sizes, kind="stable")
     begin, sizes = starts[first][order], sizes[order]
@@ -178,6 +180,15 @@ def _compressed(ratings: Ratings) -> tuple[list[Ints], Floats, Ints]:
     back = np.full(ratings.items, -1, np.int64)
     back[ratings.item[starts]] = rank[inverse]
     return cells, many[order].astype(float), back
+
+
+def _coded(keys: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> tuple[Ints, Ints, Ints]:
+    """As `distinct`, in the order in which the keys come: a hash table in place of a sort."""
+    inverse = pa.array(keys).dictionary_encode().indices.to_numpy().astype(np.int64)
+    many = np.bincount(inverse)
+    first = np.empty(len(many), np.int64)
+    first[inverse[::-1]] = np.arange(len(inverse))[::-1]  # the last to be written is the first that stands there
+    return first, inverse, many
 
 
 def _mixed(cell: Ints) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

@@ -57,12 +57,13 @@ class Patterns:
 
 def patterns_of(counts: Ints) -> Patterns:
     """The patterns of [I, K] counts, without items that have no value."""
-    counts = counts[counts.sum(1) > 0]
     size, base = counts.shape[1], int(counts.max(initial=0)) + 1
     if size * np.log2(max(base, 2)) < 62:
         keys = counts @ (base ** np.arange(size, dtype=np.int64))
         first, _, weights = distinct(keys)
-        return Patterns(counts[first], weights)
+        judged = keys[first] > 0
+        return Patterns(counts[first[judged]], weights[judged])
+    counts = counts[counts.sum(1) > 0]
     found, weights = np.unique(counts, axis=0, return_counts=True)
     return Patterns(found, weights.astype(np.int64))
 

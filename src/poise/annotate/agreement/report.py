@@ -10,14 +10,16 @@ first flatters; where few items are shared, neither means much.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from poise.annotate.aggregation.dawid_skene import dawid_skene
 from poise.annotate.aggregation.em import Consensus
-from poise.annotate.aggregation.majority import majority
 from poise.annotate.agreement.alpha import alpha, alpha_sets
 from poise.annotate.agreement.coefficients import Weights, gwet_ac, percent
 from poise.annotate.agreement.estimate import REPLICATES, Estimate
@@ -27,6 +29,8 @@ from poise.annotate.agreement.variables import Variable, variables
 
 MOST_VALUES = 20
 """A scale of more values is no scale for Dawid-Skene."""
+MOST_THREADS = 4
+"""Variables that are measured at a time; each holds some counts of all items."""
 
 
 def report(
@@ -45,9 +49,11 @@ def report(
     told = []
     for question in questions.values():
         measured = []
-        for variable in variables(question, orders):
-            measured.append(measure(variable, replicates=replicates, seed=seed))
-            progress(1)
+        with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:  # NumPy computes outside the lock
+            one = partial(measure, replicates=replicates, seed=seed)
+            for found in pool.map(one, variables(question, orders)):
+                measured.append(found)
+                progress(1)
         told.append(
             {
                 "question": question.name,
@@ -91,20 +97,20 @@ def measure(variable: Variable, *, replicates: int = REPLICATES, seed: int = 0) 
             found["per_rater"] = per_rater(shared, dawid_skene(shared))
     kinds = {ratings.raters[rater].kind in MODEL_KINDS for rater in ratings.present()}
     if kinds == {True, False}:
-        found["alpha_without_models"] = _alpha(ratings.without_models(), replicates, seed).to_json()
+        ours = ratings.without_models()
+        found["alpha_without_models"] = _alpha(ours, replicates, seed).to_json()
         if "per_rater" in found:
-            found["persons_and_models"] = persons_and_models(ratings)
+            found["persons_and_models"] = persons_and_models(ratings, ours)
     return found
 
 
 def per_rater(ratings: Ratings, consensus: Consensus) -> list[dict[str, Any]]:
     """For each rater: judgements, share that equals the consensus, and the error that the consensus estimates."""
     choice = consensus.choice()[ratings.item]
-    decided = choice >= 0
     size = len(ratings.raters)
-    judged = np.bincount(ratings.rater, minlength=size)
-    compared = np.bincount(ratings.rater[decided], minlength=size)
-    equal = np.bincount(ratings.rater[decided & (choice == ratings.value)], minlength=size)
+    outcome = (choice >= 0).astype(np.int64) + (choice == ratings.value)  # 0 undecided, 1 another value, 2 the same
+    counted = np.bincount(3 * ratings.rater + outcome, minlength=3 * size).reshape(size, 3)
+    judged, compared, equal = counted.sum(1), counted[:, 1:].sum(1), counted[:, 2]
     return [
         {
             "rater": name.name,
@@ -118,18 +124,26 @@ def per_rater(ratings: Ratings, consensus: Consensus) -> list[dict[str, Any]]:
     ]
 
 
-def persons_and_models(ratings: Ratings) -> dict[str, Any]:
-    """The majority of persons (rows) against that of models (columns), on items where both have one."""
-    models = [i for i, rater in enumerate(ratings.raters) if rater.kind in MODEL_KINDS]
-    ours, theirs = _votes(ratings.without_models()), _votes(ratings.by(models))
+def persons_and_models(ratings: Ratings, persons: Ratings) -> dict[str, Any]:
+    """The majority of persons (rows) against that of models (columns), on items where both have one.
+
+    Args:
+        persons: the ratings without those of models.
+    """
+    ours, theirs = _votes(persons.counts), _votes(ratings.counts - persons.counts)
     both = (ours >= 0) & (theirs >= 0)
     size = len(ratings.values)
     table = np.bincount(ours[both] * size + theirs[both], minlength=size * size).reshape(size, size)
     return {"values": list(ratings.values), "items": int(both.sum()), "confusion": table.tolist()}
 
 
-def _votes(ratings: Ratings) -> Ints:
-    return majority(ratings).choice()
+def _votes(counts: Ints) -> Ints:
+    """[I] the most frequent value of each row of [I, K] counts; -1 where there is none or two are equally frequent."""
+    best, most = np.full(len(counts), -1), np.zeros(len(counts), np.int64)
+    for value, column in enumerate(counts.T):  # a column at a time: rows of two or four numbers are slow to reduce
+        best = np.where(column > most, value, np.where(column == most, -1, best))
+        most = np.maximum(most, column)
+    return best
 
 
 def _alpha(ratings: Ratings, replicates: int, seed: int) -> Estimate:

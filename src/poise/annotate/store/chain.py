@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -61,7 +61,7 @@ class Event:
 
     def hash(self, prev_hash: str) -> str:
         """The event's link in the chain, 64 hex digits."""
-        return hashlib.sha256((prev_hash + canonical_json(asdict(self))).encode()).hexdigest()
+        return hashlib.sha256((prev_hash + canonical_json(vars(self))).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,13 @@ from event e left join item i on i.id = e.item left join rater r on r.id = e.rat
 def verify(connection: sa.Connection, head: str | None = None) -> Checked:
     """Walk the chain from its start, then check that every item is still made of the texts it is named by.
 
+    On SQLite the file itself is checked first: pages, indexes and foreign keys.
+
     Args:
         head: a hash noted earlier, which must still stand in the chain.
     """
+    if connection.dialect.name == "sqlite" and (broken := _broken_file(connection)) is not None:
+        return Checked(0, START, broken)
     count, last, seen_head = 0, START, head in (None, START)
     for row in connection.execution_options(yield_per=2000).execute(sa.text(_EVENTS)).mappings():
         if row["seq"] != count + 1:
@@ -117,6 +121,15 @@ def verify(connection: sa.Connection, head: str | None = None) -> Checked:
     if not seen_head:
         return Checked(count, last, f"no event has the hash {head}: the end of the log was cut off or replaced")
     return Checked(count, last, _changed_item(connection))
+
+
+def _broken_file(connection: sa.Connection) -> str | None:
+    """What SQLite finds wrong with its own file; PostgreSQL looks after its pages and keys by itself."""
+    found = connection.exec_driver_sql("pragma integrity_check(1)").scalar()
+    if found != "ok":
+        return f"the file is damaged ({' '.join(str(found).split())})"
+    row = connection.exec_driver_sql("pragma foreign_key_check").first()
+    return None if row is None else f"a row of {row[0]} names a row of {row[2]} that is not there"
 
 
 def _event(row: sa.RowMapping) -> Event:

@@ -107,6 +107,12 @@ class Database:
             command.upgrade(_config(connection), "head")
 
 
+def refresh_statistics(connection: sa.Connection) -> None:
+    """Tell PostgreSQL what a transaction has filled its tables with; it would go on searching them as if empty."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("analyze")
+
+
 def _url(where: str | Path) -> sa.URL:
     if "://" not in str(where):
         return sa.URL.create("sqlite", database=str(where))

@@ -2,8 +2,8 @@
 
 A label or a choice stands in a row when enough people were asked and it was adjudicated or has a majority; otherwise
 the row says nothing (null). So does the choice of a pair that is stale, waits for labels, ties, or lies on a cycle. The
-same log gives the same bytes from SQLite and from PostgreSQL. Raters are named as they are; a release that people see
-needs pseudonyms, which is not done here.
+same log gives the same bytes from SQLite and from PostgreSQL. People are named by pseudonyms (see
+`poise.annotate.store.pseudonyms`), all other raters as they are.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from poise.annotate.store.log import parsed
+from poise.annotate.store.pseudonyms import Naming, keyed, numbered
 from poise.annotate.store.store import AnnotationStore
 from poise.data.records import DualRecord, JudgementRecord, PartialLabel, QARecord, Record, SingleRecord
 from poise.data.tables import Tables, TableWriter, open_tables
-from poise.harm import Category, decided_safer
+from poise.harm import CATEGORIES, decided_safer
 
+_NAMES = {category.code: category.value for category in CATEGORIES}
 _STEP = {"name": "annotate export", "aggregation": "adjudicated, else majority, else unlabelled"}
 
 _ITEMS = """
@@ -27,7 +29,7 @@ select i.id, i.kind, i.record, i.hash_0, i.hash_1, p.body as prompt, a.body as r
     own.value as label, l0.value as label_0, l1.value as label_1, be.value as better, sa.value as safer,
     si.value as single
 from item i join text p on p.id = i.prompt join text a on a.id = i.response_0 left join text b on b.id = i.response_1
-{joins} where i.kind = :kind order by i.id
+{joins} where i.kind = :kind and {only} order by i.id
 """
 _STANDS = (
     "left join final {alias} on {alias}.item = i.{column} and {alias}.question = '{question}' and {alias}.settled "
@@ -53,10 +55,11 @@ where e.seq in (select seq from current_judgement union all select seq from curr
 """
 
 
-def export_tables(store: AnnotationStore, out: Path, *, replace: bool = False) -> Tables:
+def export_tables(store: AnnotationStore, out: Path, *, key: bytes | None = None, replace: bool = False) -> Tables:
     """Write the tables of one state of the store; it goes on working meanwhile.
 
     Args:
+        key: of the pseudonyms of people; without one they are numbered.
         replace: allow `out` to be an earlier result.
 
     Raises:
@@ -66,20 +69,34 @@ def export_tables(store: AnnotationStore, out: Path, *, replace: bool = False) -
         log = connection.execute(sa.text("select seq, hash from event order by seq desc limit 1")).first()
         step = _STEP | {"events": log.seq if log else 0, "head": log.hash if log else None}
         with TableWriter(out, step, replace=replace) as writer:
-            for record in records_of(connection):
+            for record in records_of(connection, None if key is None else keyed(key)):
                 writer.add(record)
     return open_tables(out)
 
 
-def records_of(connection: sa.Connection) -> Iterator[Record]:
-    """Everything that is exported: QA rows, pairs, single preferences, judgements."""
+def records_of(connection: sa.Connection, naming: Naming | None = None) -> Iterator[Record]:
+    """Everything that is exported: QA rows, pairs, single preferences, judgements.
+
+    Args:
+        naming: gives people their pseudonyms; None: numbers.
+    """
+    naming = naming or numbered(connection)
+    for kind in _MAKE:
+        yield from records_of_kind(connection, kind)
+    for row in connection.execution_options(yield_per=2000).execute(sa.text(_JUDGEMENTS)).mappings():
+        yield _judgement(row, naming)
+
+
+def records_of_kind(connection: sa.Connection, kind: str, only: str = "true") -> Iterator[Record]:
+    """The items of one kind with what stands about them.
+
+    Args:
+        only: a condition in SQL on the item `i`.
+    """
     joins = "\n".join(_STANDS.format(alias=a, column=c, question=q) for a, c, q in _JOINS)
-    items, streaming = sa.text(_ITEMS.format(joins=joins)), connection.execution_options(yield_per=2000)
-    for kind, make in _MAKE.items():
-        for row in streaming.execute(items, {"kind": kind}).mappings():
-            yield make(row)
-    for row in streaming.execute(sa.text(_JUDGEMENTS)).mappings():
-        yield _judgement(row)
+    query = sa.text(_ITEMS.format(joins=joins, only=only))
+    for row in connection.execution_options(yield_per=2000).execute(query, {"kind": kind}).mappings():
+        yield _MAKE[kind](row)
 
 
 def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +107,7 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
 def _label(text: str | None) -> PartialLabel:
     if (value := parsed(text)) is None:
         return PartialLabel()
-    names = tuple(Category.parse(code).value for code in value["categories"])
+    names = tuple(_NAMES[code] for code in value["categories"])
     return PartialLabel(safe=value["severity"] == 0, categories=names, severity=value["severity"])
 
 
@@ -146,7 +163,7 @@ def _single(row: sa.RowMapping) -> SingleRecord:
 _MAKE: dict[str, Callable[[sa.RowMapping], Record]] = {"qa": _qa, "pair": _pair, "single": _single}
 
 
-def _judgement(row: sa.RowMapping) -> JudgementRecord:
+def _judgement(row: sa.RowMapping, naming: Naming) -> JudgementRecord:
     """What a rater says now; a choice is a response id, and how it was said stands in `provenance`."""
     value, record = parsed(row["value"]), parsed(row["record"])
     choice = value if isinstance(value, dict) and "choice" in value else None
@@ -167,7 +184,7 @@ def _judgement(row: sa.RowMapping) -> JudgementRecord:
         item=":".join(hashes),
         question=row["question"],
         value=_response_id(choice) if choice is not None else _told_label(value),
-        rater=row["name"],
+        rater=naming(row["name"]) if row["rater_kind"] == "person" else row["name"],
         rater_kind=row["rater_kind"],
         rater_version=row["version"],
         round=row["round"],

@@ -9,7 +9,6 @@ importing the same tables again adds nothing. A row does not tell a tie from a m
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -19,8 +18,10 @@ import sqlalchemy as sa
 from poise.annotate.store import schema
 from poise.annotate.store.answers import checked_value
 from poise.annotate.store.bulk import settle_new
+from poise.annotate.store.database import refresh_statistics
 from poise.annotate.store.intake import Intake, Source, Stored, pair_source, qa_source, thread_key
 from poise.annotate.store.log import ORDER, Entry, Log
+from poise.annotate.store.lookup import Found, Named, find_items
 from poise.annotate.store.overlap import Value
 from poise.annotate.store.settle import Settler, name_categories
 from poise.annotate.store.store import AnnotationStore
@@ -80,6 +81,7 @@ class _Importer:
         self._hints: set[tuple[int, str]] = set()
         self._choices: list[tuple[int, tuple[str, str], str, int, Value]] = []
         self._old: set[int] = set()
+        self._values: dict[str, Any] = {}
         self._counts: Counter[str] = Counter()
         self._by_rows = "judgements" not in tables
 
@@ -87,28 +89,34 @@ class _Importer:
         self._log.note_edition()
         before = self._log.seq
         for unit in _UNITS:
-            for records in self._batches(unit):
+            for number, records in enumerate(self._batches(unit)):
+                if not number & (number - 1):
+                    refresh_statistics(self._db)
                 self._take(records)
+        refresh_statistics(self._db)
         self._judged(("label", "safe"))
         self._log.flush()
+        refresh_statistics(self._db)
         self._write_hints()
         self._settle("qa")
         for item, named, question, rater, value in self._choices:
             self._choose(item, named, question, rater, value)
         self._judged(("better", "safer", "single"))
         self._log.flush()
+        refresh_statistics(self._db)
         self._settle("pair")
         self._settle("single")
         self._planned()
         self._counts["events"] = self._log.seq - before
         return dict(self._counts)
 
-    def _batches(self, unit: str) -> Iterator[list[Any]]:
+    def _batches(self, unit: str, questions: tuple[str, ...] = ()) -> Iterator[list[Any]]:
+        """Records of a unit; of judgements those that answer one of the questions."""
         if unit not in self._tables:
             return
         kind = "default" if unit == "pairs-extended" else unit
         for batch in self._tables[unit].batches(size=BATCH):
-            yield [record_of(kind, row) for row in batch.to_pylist()]
+            yield [record_of(kind, row) for row in batch.to_pylist() if not questions or row["question"] in questions]
             if self._progress is not None:
                 self._progress(batch.num_rows, unit)
 
@@ -231,37 +239,28 @@ class _Importer:
 
     def _judged(self, questions: tuple[str, ...]) -> None:
         """The judgements that the tables bring, about items that stand in them."""
-        for record in itertools.chain.from_iterable(self._batches("judgements")):
-            assert isinstance(record, JudgementRecord)
-            if record.question not in questions:
-                continue
-            if (record.rater, record.rater_kind) == (ORDER.id, ORDER.kind):
-                continue
-            kind = "single" if record.question == "single" else "pair" if len(record.responses) > 1 else "qa"
-            found = self._item(kind, record.responses)
-            value = _judged_value(record)
-            if found is None or (record.value is not None and value is None):
-                self._counts["left out, item or value unknown"] += 1
-                continue
-            identity, key, swapped = found
-            if swapped and isinstance(value, dict) and value.get("choice") in (0, 1):
-                value = value | {"choice": 1 - value["choice"]}
-            rater = self._known_rater(Rater(id=record.rater, kind=record.rater_kind, version=record.rater_version))
-            reason = (record.provenance or {}).get("reason")
-            extra = {"policy": record.policy, "reason": reason if isinstance(reason, str) else None}
-            if kind == "qa":
-                self._say(identity, (kind, key), record.question, rater, value, **extra)
-            else:
-                self._choose(identity, (kind, key), record.question, rater, value, **extra)
+        for records in self._batches("judgements", questions):
+            asked = [record for record in records if not _by_order(record)]
+            found = find_items(self._db, [_named(record) for record in asked])
+            for record in asked:
+                self._judgement(record, found.get(_named(record)))
 
-    def _item(self, kind: str, hashes: tuple[str, ...]) -> tuple[int, str, bool] | None:
-        query = sa.text(
-            "select id, key, hash_0 from item where kind = :kind and (hash_0 = :first and "
-            "coalesce(hash_1, '') = :second or hash_0 = :second and hash_1 = :first) order by id limit 1"
-        )
-        first, second = (*hashes, "")[:2]
-        row = self._db.execute(query, {"kind": kind, "first": first, "second": second}).first()
-        return None if row is None else (row.id, row.key, row.hash_0 != first)
+    def _judgement(self, record: JudgementRecord, found: Found | None) -> None:
+        told = canonical_json([record.question, record.value, (record.provenance or {}).get("choice")])
+        if told not in self._values:
+            self._values[told] = _judged_value(record)
+        value = self._values[told]
+        if found is None or (record.value is not None and value is None):
+            self._counts["left out, item or value unknown"] += 1
+            return
+        if found.swapped and isinstance(value, dict) and value.get("choice") in (0, 1):
+            value = value | {"choice": 1 - value["choice"]}
+        rater = self._known_rater(Rater(id=record.rater, kind=record.rater_kind, version=record.rater_version))
+        reason = (record.provenance or {}).get("reason")
+        extra = {"policy": record.policy, "reason": reason if isinstance(reason, str) else None}
+        named = _named(record)[0], found.key
+        say = self._say if named[0] == "qa" else self._choose
+        say(found.id, named, record.question, rater, value, **extra)
 
     def _write_hints(self) -> None:
         fresh = [{"item": item, "category": code} for item, code in sorted(self._hints) if item in self._new]
@@ -304,6 +303,16 @@ class _Importer:
                     turns = [{"role": turn.role, "content": turn.content} for turn in record.turns]
                     thread = thread_key(turns, record.image, canonical_json(record.prompt))
                     self._db.execute(insert, {"category": code, "thread": thread})
+
+
+def _by_order(record: JudgementRecord) -> bool:
+    return (record.rater, record.rater_kind) == (ORDER.id, ORDER.kind)
+
+
+def _named(record: JudgementRecord) -> Named:
+    """Kind of what was judged, and its hashes."""
+    kind = "single" if record.question == "single" else "pair" if len(record.responses) > 1 else "qa"
+    return kind, record.responses
 
 
 def _code(name: str) -> str | None:

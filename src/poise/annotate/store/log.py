@@ -19,6 +19,8 @@ from poise.harm.guidelines import guidelines
 ORDER = Rater(id="logical-order", kind="rule")
 """The rule that decides "safer" where exactly one response is safe."""
 KINDS = ("judge", "import", "adjudicate", "undo")
+_MOST_PENDING = 4096
+"""Events that are held before they are written."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Log:
         return seq
 
     def collect(self, entry: Entry, item: tuple[str, str]) -> int:
-        """Add one event that `flush` will write, together with others; `item` is its kind and content hash."""
+        """Add one event that `flush` will write at the latest, with others; `item` is its kind and content hash."""
         event = Event(
             seq=self.seq + 1,
             kind=entry.kind,
@@ -108,6 +110,8 @@ class Log:
         row = {name: getattr(event, name) for name in Event.__dataclass_fields__}
         self._pending.append(row | {"item": entry.item, "rater": entry.rater, "prev_hash": self.hash, "hash": link})
         self.seq, self.hash = event.seq, link
+        if len(self._pending) >= _MOST_PENDING:
+            self.flush()
         return event.seq
 
     def flush(self) -> None:

@@ -57,7 +57,7 @@ _WORKED_ON = (
     "(exists (select 1 from event x where x.item = {0} and x.rater = :rater) "
     "or exists (select 1 from lease y where y.item = {0} and y.rater = :rater))"
 )
-_BLIND = {
+BLIND = {
     "qa": "not exists (select 1 from item s where s.kind = 'single' and s.qa_0 = i.id and "
     + _WORKED_ON.format("s.id")
     + ") and not exists (select 1 from item s where s.kind = 'single' and s.qa_1 = i.id and "
@@ -98,7 +98,7 @@ and {allowed} and {blind} order by t.priority, t.item limit 1
 """
 _TAKE = {
     (stage, adjudicate): sa.text((_DISPUTED if adjudicate else _OPEN).format(allowed=_ALLOWED, blind=blind))
-    for stage, blind in _BLIND.items()
+    for stage, blind in BLIND.items()
     for adjudicate in (False, True)
 }
 

@@ -100,6 +100,12 @@ event = sa.Table(
     sa.Index("event_current", "item", "question", "rater", "seq"),
     sa.Index("event_rater", "rater", "item"),
     sa.Index("event_target", "target"),
+    sa.Index(
+        "event_adjudicated",
+        *("item", "question", "seq"),
+        sqlite_where=sa.text("kind = 'adjudicate'"),
+        postgresql_where=sa.text("kind = 'adjudicate'"),
+    ),
 )
 """The judgement log; triggers refuse to change or delete a row. See `poise.annotate.store.chain.Event`."""
 

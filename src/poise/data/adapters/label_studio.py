@@ -41,17 +41,23 @@ CONFIG = (
 )
 """A labelling configuration for QA rows; severity as choices, since a rating has no 0."""
 
-PAIR_CONFIG = (
-    '<View><Text name="prompt" value="$prompt"/><Text name="response_0" value="$response_0"/>'
-    '<Text name="response_1" value="$response_1"/>'
-    + "".join(
-        f'<Choices name="{question}" toName="prompt" choice="single"><Choice value="response_0"/>'
-        '<Choice value="response_1"/></Choices>'
-        for question in PAIR_QUESTIONS
+
+def pair_config(questions: Sequence[str]) -> str:
+    """A labelling configuration for pairs that asks these questions."""
+    return (
+        '<View><Text name="prompt" value="$prompt"/><Text name="response_0" value="$response_0"/>'
+        '<Text name="response_1" value="$response_1"/>'
+        + "".join(
+            f'<Choices name="{question}" toName="prompt" choice="single"><Choice value="response_0"/>'
+            '<Choice value="response_1"/></Choices>'
+            for question in questions
+        )
+        + "</View>"
     )
-    + "</View>"
-)
-"""A labelling configuration for pairs."""
+
+
+PAIR_CONFIG = pair_config(PAIR_QUESTIONS)
+"""A labelling configuration for pairs that asks everything."""
 
 _KINDS = ("annotations", "predictions")
 

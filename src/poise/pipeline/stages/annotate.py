@@ -1,11 +1,21 @@
-"""Stage `annotate`: the starter rater labels every response and ranks every pair; the logical order is enforced."""
+"""Stage `annotate`: the starter rater labels every response and ranks every pair; the logical order is enforced.
+
+All judgements also stand in `annotations.db`, an annotation store in which people can go on (see
+`poise.pipeline.annotations`). Its events have no time, so that the same seed gives the same bytes; the manifest has it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+from typing import TYPE_CHECKING, Any
 
 from poise.pipeline.context import StageContext
 from poise.pipeline.stages.common import PRECEDENCE, Settings, final_judgements, model_source, read_corpus, write_corpus
+
+if TYPE_CHECKING:
+    from poise.data import Corpus
+
+FILE = "annotations.db"
 
 
 class AnnotateSettings(Settings):
@@ -13,7 +23,7 @@ class AnnotateSettings(Settings):
 
 
 def run(ctx: StageContext, settings: AnnotateSettings) -> dict[str, Any]:
-    """Write `corpus/`: the texts with the judgements of people, of the rater and of the logical order."""
+    """Write `corpus/`: texts with judgements of people, rater and logical order; the same judgements to the store."""
     from poise.annotate import label_judgement, pair_judgements
     from poise.data import Judgement, Rater, latest
     from poise.guard.starter import StarterRater
@@ -45,4 +55,23 @@ def run(ctx: StageContext, settings: AnnotateSettings) -> dict[str, Any]:
     unjudged = sum(j.value is None for j in new) + len(undecided)
     unsafe = sum(not label.safe for label in labels.values())
     ctx.log(f"{len(labels)} responses labelled, {unsafe} unsafe, {unjudged} unjudged; {len(corpus.pairs)} pairs ranked")
-    return {**write_corpus(ctx, corpus), "labelled": len(labels), "unsafe": unsafe, "unjudged": unjudged}
+    told = {"labelled": len(labels), "unsafe": unsafe, "unjudged": unjudged, "log": _write_store(ctx, corpus)}
+    return write_corpus(ctx, corpus) | told
+
+
+def _write_store(ctx: StageContext, corpus: Corpus) -> dict[str, int]:
+    """Write `annotations.db`, anew in every attempt; returns counts of its items, its events and what it left out.
+
+    Every response and pair is asked of one person, of two where they or the rater disagree.
+    """
+    from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
+    from poise.data import Final, corpus_tables
+
+    work = ctx.scratch("store")
+    shutil.rmtree(work, ignore_errors=True)
+    tables = corpus_tables(corpus, Final.of(corpus, PRECEDENCE), work / "tables")
+    policy = OverlapPolicy(people=1, more=2, seed=ctx.seed)
+    with AnnotationStore.create(work / FILE, policy, clock=lambda: 0.0) as store:
+        counts = import_tables(store, tables)
+    (work / FILE).replace(ctx.path(FILE))
+    return counts

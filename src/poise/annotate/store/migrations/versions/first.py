@@ -151,6 +151,14 @@ def _log() -> None:
     op.create_index("event_current", "event", ["item", "question", "rater", "seq"], unique=False)
     op.create_index("event_rater", "event", ["rater", "item"], unique=False)
     op.create_index("event_target", "event", ["target"], unique=False)
+    op.create_index(
+        "event_adjudicated",
+        "event",
+        ["item", "question", "seq"],
+        unique=False,
+        sqlite_where=sa.text("kind = 'adjudicate'"),
+        postgresql_where=sa.text("kind = 'adjudicate'"),
+    )
     op.create_table(
         "final",
         sa.Column("item", ID, nullable=False),
