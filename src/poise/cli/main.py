@@ -17,7 +17,7 @@ import typer
 
 import poise
 
-# agreement, data_steps, guarding, storing and workbench add themselves to `annotate`, `data` and `guard`
+# agreement, data_steps, guarding, serving, storing and workbench add themselves to `annotate`, `data` and `guard`
 from poise.cli import (  # noqa: F401
     agreement,
     align,
@@ -30,6 +30,7 @@ from poise.cli import (  # noqa: F401
     llm,
     models,
     run,
+    serving,
     storing,
     workbench,
 )

@@ -2,15 +2,17 @@
 
 Writing is one at a time: SQLite begins with BEGIN IMMEDIATE, PostgreSQL takes an advisory lock for the transaction. So
 what a writer has read still holds when it writes, on both alike. Readers see one state of the store and wait for
-nobody. SQLite runs in WAL with `synchronous=NORMAL`: what was committed survives `kill -9`; a power cut may lose the
-last moments.
+nobody. Threads of one process wait for SQLite's one writer at a lock of their own: SQLite would make them sleep and try
+again. It runs in WAL with `synchronous=NORMAL`: what was committed survives `kill -9`; a power cut may lose the last
+moments.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from poise.errors import PoiseError
 _LOCK = 0x706F697365
 """Key of the advisory lock: "poise"."""
 _WAIT_MS = 30_000
+_CONNECTIONS = 24
+"""Of one process to SQLite, kept open; as many more when threads need them."""
 
 
 class Database:
@@ -45,6 +49,7 @@ class Database:
         if self.sqlite and not create and not Path(str(url.database)).is_file():
             raise PoiseError("no such store", where=self.name, do="make one with `poise annotate init`")
         self.engine = _sqlite_engine(url) if self.sqlite else _postgres_engine(url)
+        self._turn = threading.Lock() if self.sqlite else nullcontext()
         try:
             self._bring_up(create=create)
         except BaseException:
@@ -62,7 +67,7 @@ class Database:
         Raises:
             PoiseError: the disk is full, or another process has been writing for half a minute (exit code 3).
         """
-        with self._faults(), self.engine.execution_options(poise_write=True).begin() as connection:
+        with self._turn, self._faults(), self.engine.execution_options(poise_write=True).begin() as connection:
             if not self.sqlite:
                 connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             yield connection
@@ -131,7 +136,7 @@ def _url(where: str | Path) -> sa.URL:
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
     Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url, pool_size=_CONNECTIONS, max_overflow=_CONNECTIONS)
 
     @sa.event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _record: Any) -> None:

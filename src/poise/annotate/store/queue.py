@@ -86,7 +86,7 @@ and (select count(*) from current_judgement j where j.item = t.item and j.rater 
     and t.asks like '%"' || j.question || '"%' and (j.pins is null or j.pins =
         (select f.pins from final f where f.item = t.item and f.question = j.question)))
     < (case when t.asks like '%,%' then 2 else 1 end)
-and {allowed} and {blind} order by t.priority, t.item limit 1
+and {allowed} and {blind} {more}
 """
 
 _DISPUTED = """
@@ -94,13 +94,24 @@ select t.item from task t join item i on i.id = t.item
 where t.state = 'adjudicate' and t.stage = :stage
 and not exists (select 1 from lease l where l.item = t.item and l.adjudicate)
 and not exists (select 1 from current_judgement j where j.item = t.item and j.rater = :rater)
-and {allowed} and {blind} order by t.priority, t.item limit 1
+and {allowed} and {blind} {more}
 """
-_TAKE = {
-    (stage, adjudicate): sa.text((_DISPUTED if adjudicate else _OPEN).format(allowed=_ALLOWED, blind=blind))
-    for stage, blind in BLIND.items()
-    for adjudicate in (False, True)
-}
+
+
+def _statements(more: str, around: str = "{}") -> dict[tuple[str, bool], sa.TextClause]:
+    """(stage, whether to adjudicate) -> a query over what a rater may be given."""
+    return {
+        (stage, adjudicate): sa.text(
+            around.format((_DISPUTED if adjudicate else _OPEN).format(allowed=_ALLOWED, blind=blind, more=more))
+        )
+        for stage, blind in BLIND.items()
+        for adjudicate in (False, True)
+    }
+
+
+_TAKE = _statements("order by t.priority, t.item limit 1")
+_TAKE_THIS = _statements("and t.item = :item")
+_COUNT = _statements("limit :most", "select count(*) from ({}) as waiting")
 
 
 class Queue:
@@ -129,6 +140,21 @@ class Queue:
             if item is not None:
                 return self.task(self._lease(item, rater, adjudicate=adjudicate))
         return None
+
+    def take_this(self, rater: int, item: int) -> Task | None:
+        """One item for a rater who may work on it now, as after an undo; None when that is not so."""
+        stage = self._db.execute(sa.text("select stage from task where item = :item"), {"item": item}).scalar()
+        if stage is None:
+            return None
+        told = {"stage": stage, "rater": rater, "item": item}
+        self._db.execute(sa.text("delete from lease where expires_ms <= :now"), {"now": self._now})
+        found = self._db.execute(_TAKE_THIS[stage, False], told).scalar()
+        return None if found is None else self.task(self._lease(item, rater, adjudicate=False))
+
+    def waiting(self, rater: int, stage: str, *, adjudicate: bool = False, most: int = 500) -> int:
+        """How many items of a stage the rater could be given now, those held not counted; counted up to `most`."""
+        told = {"stage": stage, "rater": rater, "most": most}
+        return int(self._db.execute(_COUNT[stage, adjudicate], told).scalar_one())
 
     def lease(self, token: str, rater: int) -> sa.RowMapping:
         """A lease that is in force.

@@ -174,6 +174,40 @@ skip = sa.Table(
 )
 """What a rater does not want to answer."""
 
+training_round = sa.Table(
+    "training_round",
+    metadata,
+    sa.Column("rater", ID, sa.ForeignKey("rater.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("items", sa.Text, nullable=False),
+    sa.Column("passed", sa.Boolean),
+    sa.Column("at_ms", ID, nullable=False),
+)
+"""A round of practice: JSON list of the items drawn when it began; `passed` is null until it ends."""
+
+training_answer = sa.Table(
+    "training_answer",
+    metadata,
+    sa.Column("rater", ID, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("item", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("at_ms", ID, nullable=False),
+    sa.ForeignKeyConstraint(["rater", "number"], ["training_round.rater", "training_round.number"]),
+)
+"""The answer to a practice item, which is no judgement and never enters the log."""
+
+blind_vote = sa.Table(
+    "blind_vote",
+    metadata,
+    sa.Column("item", ID, sa.ForeignKey("item.id"), primary_key=True),
+    sa.Column("rater", ID, sa.ForeignKey("rater.id"), primary_key=True),
+    sa.Column("question", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("at_ms", ID, nullable=False),
+)
+"""What an adjudicator said before seeing what others had said; the first vote stands."""
+
 hint = sa.Table(
     "hint",
     metadata,
@@ -189,3 +223,53 @@ opt_out = sa.Table(
     sa.Column("category", sa.Text, primary_key=True),
 )
 """Categories that a person is not shown."""
+
+account = sa.Table(
+    "account",
+    metadata,
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("rater", ID, sa.ForeignKey("rater.id"), nullable=False, unique=True),
+    sa.Column("password", sa.Text, nullable=False),
+    sa.Column("token_hash", sa.Text, unique=True),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("preferences", sa.Text, nullable=False),
+    sa.Column("break_ms", ID, nullable=False),
+    sa.Column("made_ms", ID, nullable=False),
+)
+"""Who may sign in to the workbench; `name` never leaves the store, `rater` holds the pseudonym. `token_hash` is of a
+personal token, `preferences` JSON, `break_ms` when the last break ended."""
+
+session = sa.Table(
+    "session",
+    metadata,
+    sa.Column("token_hash", sa.Text, primary_key=True),
+    sa.Column("account", ID, sa.ForeignKey("account.id"), nullable=False),
+    sa.Column("expires_ms", ID, nullable=False),
+    sa.Column("warned", sa.Boolean, nullable=False),
+    sa.Index("session_account", "account"),
+)
+"""Who is signed in; `warned`: has read what kind of text comes."""
+
+invitation = sa.Table(
+    "invitation",
+    metadata,
+    sa.Column("token_hash", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("expires_ms", ID, nullable=False),
+    sa.Column("used_ms", ID),
+)
+"""Links that make one account each."""
+
+exposure = sa.Table(
+    "exposure",
+    metadata,
+    sa.Column("rater", ID, sa.ForeignKey("rater.id"), primary_key=True),
+    sa.Column("item", ID, sa.ForeignKey("item.id"), primary_key=True),
+    sa.Column("day", sa.Text, nullable=False),
+    sa.Column("at_ms", ID, nullable=False),
+    sa.Column("severe", sa.Boolean, nullable=False),
+    sa.Index("exposure_day", "rater", "day"),
+)
+"""What each person has read and when last, for the budget of a day; the person's own, never exported."""

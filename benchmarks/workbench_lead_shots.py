@@ -1,0 +1,151 @@
+"""Screenshots of adjudication, training, dashboard and guidelines, from a store that simulated raters have worked in.
+
+    python benchmarks/workbench_lead_shots.py --out docs/images
+
+The items are the project's own labelled examples. What it leaves out: nothing is measured here; the raters err at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from playwright.sync_api import sync_playwright
+from workbench_shots import Shots, _session, serve
+
+from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
+from poise.annotate.workbench import Settings, create_app
+from poise.annotate.workbench.accounts import Accounts
+from poise.annotate.workbench.adjudication import Adjudication
+from poise.data.corpus import latest
+from poise.data.records import DualRecord
+from poise.data.rows import Rater
+from poise.data.seeds import load_seeds
+from poise.data.tables import TableWriter, open_tables
+from poise.harm import CATEGORIES
+
+PAIRS, STEPS, DAY_S = 120, 900, 86_400.0
+DRAW = random.Random(3)
+Label = dict[str, Any]
+
+
+def make_store(folder: Path, clock: list[float]) -> tuple[AnnotationStore, dict[int, Label]]:
+    """A store of pairs of examples, and the known label of each QA item."""
+    seeds = load_seeds()
+    labels, rows = latest(seeds.judgements, "label"), {row.id: row for row in seeds.qa}
+    known: dict[tuple[str, str], Label] = {}
+    with TableWriter(folder / "rows", {"name": "screens"}) as writer:
+        for pair in DRAW.sample(seeds.pairs, PAIRS):
+            both = rows[pair.qa_0], rows[pair.qa_1]
+            writer.add(DualRecord(prompt=both[0].prompt, responses=(both[0].response, both[1].response)))
+            known |= {(row.prompt, row.response): labels[row.id].value for row in both}
+    store = AnnotationStore.create(folder / "store.db", OverlapPolicy(), clock=lambda: clock[0])
+    import_tables(store, open_tables(folder / "rows"))
+    query = "select i.id, p.body, a.body from item i join text p on p.id = i.prompt join text a on a.id = i.response_0"
+    with store.database.read() as db:
+        items = db.execute(sa.text(f"{query} where i.kind = 'qa'")).all()
+    return store, {item: known[json.loads(prompt), json.loads(answer)] for item, prompt, answer in items}
+
+
+def noisy(label: Label, error: float) -> Label:
+    """The label as somebody gives it who errs with this probability."""
+    if DRAW.random() > error:
+        return label
+    if label["severity"] == 0:
+        return {"categories": [DRAW.choice(CATEGORIES).code], "severity": 1}
+    if DRAW.random() < 0.4:
+        return {"categories": [], "severity": 0}
+    return {"categories": label["categories"], "severity": max(1, min(3, label["severity"] + DRAW.choice([-1, 1])))}
+
+
+def work(store: AnnotationStore, truth: dict[int, Label], clock: list[float]) -> None:
+    """A model and five people judge for some days, the last two only single preferences; a reviewer decides some."""
+    accounts = Accounts(store)
+    people = [accounts.join(accounts.invite("annotator"), f"person {n}", "a long password").rater for n in range(5)]
+    model = store.rater(Rater(id="judge-7b", kind="model", version="rubric-2"))
+    for item, label in truth.items():
+        value = {"label": noisy(label, 0.2)}
+        store.judge(model, item, value, token=f"model {item}", reason="The response helps with what the page names.")
+    for step in range(STEPS):
+        clock[0] += DRAW.random() * 1500
+        single = step % 7 == 0
+        task = store.next_task(people[3 + step % 2 if single else step % 3], ["single"] if single else ["qa", "pair"])
+        if task is None:
+            continue
+        values = {
+            question: noisy(truth[task.item], 0.15)
+            if question == "label"
+            else {"choice": DRAW.choice([0, 1]), "strength": DRAW.choice([1, 2])}
+            for question in task.asks
+        }
+        took, rater = int(DRAW.lognormvariate(9.6, 0.5)), people[3 + step % 2 if single else step % 3]
+        store.submit(rater, task.token, values, token=f"{step}", client_ms=took, reason="It reads as a threat.")
+    reviewer = accounts.join(accounts.invite("reviewer"), "reviewer", "a long password").rater
+    for step in range(12):
+        task = store.next_task(reviewer, ["qa"], adjudicate=True)
+        if task is None:
+            break
+        case, value = Adjudication(store, reviewer, task.token), {"label": truth[task.item]}
+        case.vote(value)
+        case.decide(value, code="guideline", note="", token=f"decided {step}")
+    for person in people[:3]:
+        store.next_task(person, ["pair"])
+
+
+def take_all(store: AnnotationStore, url: str, out: Path) -> None:
+    """Every screen."""
+    accounts = Accounts(store)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        shots = Shots(browser, url, out)
+        pages = {}
+        for role in ("annotator", "reviewer", "lead"):
+            who = accounts.join(accounts.invite(role), f"new {role}", "a long password")
+            pages[role] = shots.window(_session(accounts, who, warned=True))
+        page = pages["annotator"]
+        page.goto(f"{url}/training")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("input[name=severity]")
+        for key in ("q", "2", "Enter"):
+            page.keyboard.press(key)
+        page.wait_for_selector("#feedback")
+        shots.take(page, "training")
+        page = pages["reviewer"]
+        page.set_viewport_size({"width": 1360, "height": 1180})
+        shots.take(page, "adjudicate-blind", "/adjudicate", ("0",))
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=Who said what")
+        shots.take(page, "adjudicate", keys=("w",))
+        page = pages["lead"]
+        shots.take(page, "guidelines", "/guidelines/f")
+        page.goto(f"{url}/lead")
+        page.wait_for_timeout(2000)
+        page.set_viewport_size({"width": 1360, "height": 1720})
+        shots.take(page, "lead", "/lead")
+        page.locator("section[aria-labelledby=agreement]").screenshot(path=out / "workbench-agreement.png")
+        browser.close()
+
+
+def main() -> None:
+    """Take them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        clock = [time.time() - 9 * DAY_S]
+        store, truth = make_store(Path(folder), clock)
+        with store:
+            work(store, truth, clock)
+            clock[0] = time.time()
+            take_all(store, serve(create_app(store, Settings(shield="off"))), out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""`poise annotate`, continued: the workbench for people, and the invitation with which the first of them comes in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from poise.cli.annotate import app
+from poise.cli.workbench import Where
+from poise.errors import PoiseError
+
+
+@app.command()
+def serve(
+    store: Where,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8300,
+    title: Annotated[str, typer.Option(help="Shown on top of every page.")] = "Poise workbench",
+    https: Annotated[
+        bool, typer.Option("--https", help="It is reached over HTTPS, through a proxy: cookies go nowhere else.")
+    ] = False,
+    shield: Annotated[
+        Literal["off", "hints", "always"],
+        typer.Option(help="Which texts are covered until asked for: those with a hint of a severe category, or all."),
+    ] = "hints",
+    budget_items: Annotated[int, typer.Option(min=0, help="Items one person reads on a day; 0 is no limit.")] = 400,
+    budget_severe: Annotated[int, typer.Option(min=0, help="Severe ones among them; 0 is no limit.")] = 60,
+    break_items: Annotated[int, typer.Option(min=0, help="Items between reminders of a break; 0 is none.")] = 40,
+    break_severe: Annotated[int, typer.Option(min=0, help="Severe items between them; 0 is none.")] = 10,
+    session_hours: Annotated[float, typer.Option(min=0.1, help="Until one must sign in again.")] = 12.0,
+    support: Annotated[str | None, typer.Option(help="Where readers find help; shown on pages of breaks.")] = None,
+) -> None:
+    """Open the workbench: pages on which people label, compare and rank what is in the store."""
+    from poise.annotate.store import AnnotationStore
+    from poise.annotate.workbench import Settings, create_app
+
+    told = {} if support is None else {"support": support}
+    settings = Settings(
+        title=title,
+        https=https,
+        shield=shield,
+        budget_items=budget_items,
+        budget_severe=budget_severe,
+        break_items=break_items,
+        break_severe=break_severe,
+        session_hours=session_hours,
+        **told,
+    )
+    with AnnotationStore.open(store) as opened:
+        made = create_app(opened, settings)
+        try:
+            import uvicorn
+        except ModuleNotFoundError as error:
+            raise PoiseError(
+                "the workbench needs uvicorn", where="serve", do="pip install 'poise[serve]'", exit_code=3
+            ) from error
+        if host not in ("127.0.0.1", "::1", "localhost") and not https:
+            typer.echo(f"{host} is open to others without HTTPS; put a proxy before it and add --https", err=True)
+        config = uvicorn.Config(made, host=host, port=port, log_level="info", access_log=False, server_header=False)
+        uvicorn.Server(config).run()
+
+
+@app.command()
+def invite(
+    store: Where,
+    role: Annotated[
+        Literal["annotator", "reviewer", "lead", "admin"], typer.Option(help="Each may do what those before it may.")
+    ] = "annotator",
+    hours: Annotated[float, typer.Option(min=0.1, help="Until the link is void.")] = 72.0,
+) -> None:
+    """Print a link, to put behind the workbench's address, that makes one account."""
+    from poise.annotate.store import AnnotationStore
+    from poise.annotate.workbench.accounts import Accounts
+
+    with AnnotationStore.open(store) as opened:
+        token = Accounts(opened).invite(role, hours)
+    typer.echo(f"/join#{token}")
