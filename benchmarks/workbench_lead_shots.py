@@ -2,7 +2,7 @@
 
     python benchmarks/workbench_lead_shots.py --out docs/images
 
-The items are the project's own labelled examples. What it leaves out: nothing is measured here; the raters err at random.
+The items are the project's own labelled examples. Nothing is measured here; the raters err at random.
 """
 
 from __future__ import annotations

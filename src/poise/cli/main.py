@@ -17,7 +17,7 @@ import typer
 
 import poise
 
-# agreement, data_steps, guarding, serving, storing and workbench add themselves to `annotate`, `data` and `guard`
+# agreement, data_steps, guarding, joint, serving, storing and workbench add themselves to `annotate`, `data`, `guard`
 from poise.cli import (  # noqa: F401
     agreement,
     align,
@@ -27,6 +27,7 @@ from poise.cli import (  # noqa: F401
     data_steps,
     guard,
     guarding,
+    joint,
     llm,
     models,
     run,

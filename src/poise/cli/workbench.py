@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from poise.cli.annotate import Folder, app
 from poise.errors import PoiseError
 
+if TYPE_CHECKING:
+    from poise.annotate.store import JointPolicy
+
+Mode = Literal["human_only", "ai_only", "assist", "blind_then_reveal"]
 Where = Annotated[str, typer.Argument(metavar="STORE", help="A SQLite file, or a postgresql:// URL.")]
 
 
@@ -27,6 +31,22 @@ def init(
     singles: Annotated[
         bool, typer.Option("--single/--no-single", help="Also ask other raters for one overall preference of a pair.")
     ] = True,
+    mode: Annotated[
+        Mode, typer.Option(help="Who judges, and when people see a model's judgement: see docs/joint.md.")
+    ] = "human_only",
+    suggester: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model rater whose judgements are suggested.")
+    ] = None,
+    control_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of answers without a suggestion; 0.2 where there are any.")
+    ] = None,
+    plant_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of wrong suggestions on clear items; 0.025 likewise.")
+    ] = None,
+    audit_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of items adjudicated in any case; 0.1, with human_only 0."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
 ) -> None:
     """Make a store of tables; run again on a store that is there, it adds what is new."""
@@ -38,9 +58,28 @@ def init(
         raise PoiseError(f"--more {more} is less than --people {people}", do="give at least as many")
     opened = open_tables(tables)
     policy = OverlapPolicy(people=people, more=more, random_share=random_share, keep_labels=keep_labels, seed=seed)
-    with AnnotationStore.create(store, policy) as made, rows_done("importing") as tell:
+    joint = _joint(mode, suggester, control_share, plant_share, audit_share, seed)
+    with AnnotationStore.create(store, policy, joint=joint) as made, rows_done("importing") as tell:
         counts = import_tables(made, opened, singles=singles, progress=tell)
     typer.echo(f"{store}: " + (", ".join(f"{what} {count:,}" for what, count in counts.items()) or "nothing new"))
+
+
+def _joint(
+    mode: Mode, suggester: str | None, control: float | None, plant: float | None, audit: float | None, seed: int
+) -> JointPolicy:
+    """The policy, with the usual shares where none are given."""
+    from poise.annotate.store import JointPolicy
+    from poise.annotate.store.joint import AUDIT_SHARE, CONTROL_SHARE, PLANT_SHARE
+
+    suggests = mode in ("assist", "blind_then_reveal")
+    return JointPolicy(
+        mode=mode,
+        suggester=suggester,
+        control_share=(CONTROL_SHARE if suggests else 0) if control is None else control,
+        plant_share=(PLANT_SHARE if suggests else 0) if plant is None else plant,
+        audit_share=(0 if mode == "human_only" else AUDIT_SHARE) if audit is None else audit,
+        seed=seed,
+    )
 
 
 @app.command()

@@ -10,16 +10,19 @@ from poise.annotate.store.backup import back_up
 from poise.annotate.store.chain import Checked
 from poise.annotate.store.exporting import export_tables
 from poise.annotate.store.importing import import_tables
+from poise.annotate.store.joint import JointPolicy
 from poise.annotate.store.overlap import OverlapPolicy
 from poise.annotate.store.pseudonyms import make_key, read_key
-from poise.annotate.store.queue import Task
+from poise.annotate.store.queue import Answered, Task
 from poise.annotate.store.status import Status, status
 from poise.annotate.store.store import AnnotationStore
 from poise.annotate.store.tasks_out import export_tasks
 
 __all__ = [
     "AnnotationStore",
+    "Answered",
     "Checked",
+    "JointPolicy",
     "OverlapPolicy",
     "Status",
     "Task",

@@ -22,11 +22,11 @@ import sqlalchemy as sa
 from poise.annotate.store import schema
 from poise.annotate.store.answers import check_safer, checked_value
 from poise.annotate.store.chain import canonical
+from poise.annotate.store.giving import BLIND
 from poise.annotate.store.log import Entry, Log
 from poise.annotate.store.lookup import Found, Named, find_items
 from poise.annotate.store.overlap import Value
 from poise.annotate.store.pseudonyms import keyed
-from poise.annotate.store.queue import BLIND
 from poise.annotate.store.settle import QUESTIONS, Settler, name_categories
 from poise.annotate.store.store import AnnotationStore
 from poise.data.records import JudgementRecord, Record

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from poise.annotate.store import schema
 from poise.annotate.store.chain import canonical
+from poise.annotate.store.joint import JointPolicy
 from poise.annotate.store.log import parsed
 from poise.annotate.store.overlap import (
     Outcome,
@@ -33,6 +34,7 @@ def settle_new(
     kind: str,
     said: Said,
     disputed: Collection[int],
+    joint: JointPolicy,
 ) -> list[int]:
     """Write `final` and `task` of new items; returns those that have to be worked out one by one.
 
@@ -47,7 +49,7 @@ def settle_new(
         hard |= set(db.execute(sa.text(_SEVERAL)).scalars()) & said.keys()
     easy = [(item, key) for item, key in items if item not in hard]
     for at in range(0, len(easy), _CHUNK):
-        _write(db, policy, kind, easy[at : at + _CHUNK], said)
+        _write(db, policy, kind, easy[at : at + _CHUNK], said, joint)
     return [item for item, _ in items if item in hard]
 
 
@@ -61,7 +63,14 @@ select id from item where kind = 'pair' and thread in
 """
 
 
-def _write(db: sa.Connection, policy: OverlapPolicy, kind: str, items: Sequence[tuple[int, str]], said: Said) -> None:
+def _write(
+    db: sa.Connection,
+    policy: OverlapPolicy,
+    kind: str,
+    items: Sequence[tuple[int, str]],
+    said: Said,
+    joint: JointPolicy,
+) -> None:
     events = [seq for item, _ in items for *_, seq in said.get(item, ())]
     table, query = schema.event, sa.select(schema.event.c.seq, schema.event.c.value, schema.rater.c.kind)
     query = query.join(schema.rater, schema.rater.c.id == table.c.rater)
@@ -76,7 +85,7 @@ def _write(db: sa.Connection, policy: OverlapPolicy, kind: str, items: Sequence[
         for question, _, seq in said.get(item, ()):
             told[question].append(seq)
         found = {
-            question: _outcome(policy, kind, question, key, [votes[seq] for seq in sorted(heard) if seq in votes])
+            question: _outcome(policy, kind, question, key, [votes[s] for s in sorted(heard) if s in votes], joint)
             for question, heard in told.items()
         }
         finals += [_final(item, question, one, max(told[question], default=0)) for question, one in found.items()]
@@ -85,12 +94,16 @@ def _write(db: sa.Connection, policy: OverlapPolicy, kind: str, items: Sequence[
     db.execute(sa.insert(schema.task), tasks)
 
 
-def _outcome(policy: OverlapPolicy, kind: str, question: str, key: str, votes: Sequence[Vote]) -> Outcome:
+def _outcome(
+    policy: OverlapPolicy, kind: str, question: str, key: str, votes: Sequence[Vote], joint: JointPolicy
+) -> Outcome:
+    policy = joint.overlap(policy)
     if question == "safer":
         return Outcome(None, "waiting", "open", policy.people, 0)
     labels = [vote.value for vote in votes] if question == "label" else []
     combine = combine_labels if question == "label" else combine_choices
-    return outcome(policy, votes, combine, careful=is_careful(policy, key, labels))
+    careful, audit = is_careful(policy, key, labels), joint.audits(kind, key)
+    return outcome(policy, joint.voting(votes), combine, careful=careful, audit=audit)
 
 
 def _final(item: int, question: str, found: Outcome, version: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Event:
         pins: JSON list of the versions of the two QA labels that a "safer" rests on.
         policy, guideline: hash of the written policy and version of its pages.
         reason: why; must stand where the more severe response is called safer.
-        shown: JSON of what a model suggested before the answer, None when nothing was shown.
+        shown: JSON of what was shown before the answer, None when nothing was: see `showing.Showing.recorded`.
         client_ms: how long the rater looked at it, by the rater's own clock.
         token: names the submission; the same token never makes a second event.
         at_ms: when it was stored, milliseconds since 1970 UTC.

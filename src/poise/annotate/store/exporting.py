@@ -3,7 +3,8 @@
 A label or a choice stands in a row when enough people were asked and it was adjudicated or has a majority; otherwise
 the row says nothing (null). So does the choice of a pair that is stale, waits for labels, ties, or lies on a cycle. The
 same log gives the same bytes from SQLite and from PostgreSQL. People are named by pseudonyms (see
-`poise.annotate.store.pseudonyms`), all other raters as they are.
+`poise.annotate.store.pseudonyms`), all other raters as they are. Answers that were given after a planted wrong
+suggestion was shown are no labels and are left out; the store keeps them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ select e.seq, e.kind, e.question, e.value, e.pins, e.policy, e.guideline, e.reas
         and b.seq < e.seq and b.kind <> 'undo') as round
 from event e join item i on i.id = e.item join rater r on r.id = e.rater
 left join final f on f.item = e.item and f.question = e.question
-where e.seq in (select seq from current_judgement union all select seq from current_adjudication) order by e.seq
+where e.seq in (select seq from counted_judgement union all select seq from current_adjudication) order by e.seq
 """
 
 

@@ -74,7 +74,8 @@ class _Importer:
     ) -> None:
         self._db, self._tables, self._singles, self._progress = connection, tables, singles, progress
         self._log, self._intake = Log(connection, store.now_ms()), Intake(connection)
-        self._settler, self._policy = Settler(self._log, store.policy), store.policy
+        self._settler, self._policy = Settler(self._log, store.policy, store.joint), store.policy
+        self._joint = store.joint
         self._new: dict[int, tuple[str, str]] = {}
         self._said: dict[tuple[int, str, int], tuple[str, int]] = {}
         self._disputed: set[int] = set()
@@ -283,6 +284,7 @@ class _Importer:
             kind,
             {item: told for item, told in said.items() if item not in self._disputed},
             self._disputed,
+            self._joint,
         )
         for item in hard:
             self._settler.settle(item)

@@ -84,19 +84,22 @@ def outcome(
     *,
     adjudicated: Value | None = None,
     careful: bool = False,
+    audit: bool = False,
 ) -> Outcome:
     """What stands, and whether more people are wanted.
 
     Args:
         adjudicated: what an adjudicator decided, None when nobody did.
         careful: the item is severe, rare or drawn, so that `more` people are asked anyway.
+        audit: the item is adjudicated even where the votes agree; labels that are kept from an import are not.
     """
     people = [vote.value for vote in votes if vote.kind == "person"]
     others = [vote.value for vote in votes if vote.kind in ("model", "import")]
     wanted = policy.people
     if careful or _differ(people) or (people and _differ(people + others)):
         wanted = max(policy.more, policy.people) if policy.people else 0
-    if policy.keep_labels and any(vote.kind == "import" for vote in votes) and not people:
+    kept = policy.keep_labels and not people and any(vote.kind == "import" for vote in votes)
+    if kept:
         wanted = 0
     if adjudicated is not None:
         return Outcome(adjudicated, "adjudicated", "settled", wanted, len(people))
@@ -105,7 +108,8 @@ def outcome(
     source = "open" if value is None else "majority" if _differ(counted) else "unanimous"
     if len(people) < wanted or not counted:
         return Outcome(value, source, "open", wanted, len(people))
-    return Outcome(value, source, "adjudicate" if value is None else "settled", wanted, len(people))
+    decide = value is None or (audit and not kept)
+    return Outcome(value, source, "adjudicate" if decide else "settled", wanted, len(people))
 
 
 def _differ(values: Sequence[Value]) -> bool:
@@ -141,6 +145,13 @@ def is_careful(policy: OverlapPolicy, key: str, labels: Sequence[Value]) -> bool
     return policy.drawn(key) or any(
         label["severity"] == 3 or not set(policy.rare).isdisjoint(label["categories"]) for label in labels
     )
+
+
+def is_clear(votes: Sequence[Vote]) -> bool:
+    """Whether an item is clear enough for a planted suggestion: a model and a person (or an import) judged it, and all
+    who did agree."""
+    kinds = {vote.kind for vote in votes}
+    return "model" in kinds and bool(kinds & {"person", "import"}) and not _differ([vote.value for vote in votes])
 
 
 def cyclic(choices: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:

@@ -8,7 +8,7 @@ more people at a time than it still wants. All of this runs inside a writing tra
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,12 @@ import sqlalchemy as sa
 
 from poise.annotate.store import schema
 from poise.annotate.store.chain import canonical
+from poise.annotate.store.giving import COUNT, TAKE, TAKE_THIS
+from poise.annotate.store.joint import JointPolicy
 from poise.annotate.store.log import parsed
 from poise.annotate.store.overlap import OverlapPolicy
 from poise.annotate.store.settle import BY_ORDER
+from poise.annotate.store.showing import Showing, View
 from poise.errors import PoiseError
 
 STAGES = ("qa", "pair", "single")
@@ -35,7 +38,9 @@ class Task:
         locked: question -> value and reason of what is already decided.
         turns: the conversation before the prompt.
         draft: what the rater had saved.
-        judgements: for an adjudicator: question, value, kind of rater and reason of each answer.
+        judgements: for an adjudicator: question, value, kind of rater and reason of each answer that counts; none where
+            the item is audited, since an audit judges the answers and must not follow them.
+        arm, suggestion, before: see `showing.View`.
     """
 
     token: str
@@ -51,74 +56,33 @@ class Task:
     draft: Any = None
     adjudicate: bool = False
     judgements: tuple[dict[str, Any], ...] = ()
+    arm: str | None = None
+    suggestion: dict[str, Any] | None = None
+    before: dict[str, Any] | None = None
 
 
-_WORKED_ON = (
-    "(exists (select 1 from event x where x.item = {0} and x.rater = :rater) "
-    "or exists (select 1 from lease y where y.item = {0} and y.rater = :rater))"
-)
-BLIND = {
-    "qa": "not exists (select 1 from item s where s.kind = 'single' and s.qa_0 = i.id and "
-    + _WORKED_ON.format("s.id")
-    + ") and not exists (select 1 from item s where s.kind = 'single' and s.qa_1 = i.id and "
-    + _WORKED_ON.format("s.id")
-    + ")",
-    "pair": "not exists (select 1 from item s where s.kind = 'single' and s.key = i.key and "
-    + _WORKED_ON.format("s.id")
-    + ")",
-    "single": f"not {_WORKED_ON.format('i.qa_0')} and not {_WORKED_ON.format('i.qa_1')} and not exists "
-    "(select 1 from item p where p.kind = 'pair' and p.key = i.key and " + _WORKED_ON.format("p.id") + ")",
-}
-"""Stage -> the condition that keeps the single preference apart from the other stages."""
+class Answered(dict[str, int]):
+    """Question -> number of the event that an answer became.
 
-_ALLOWED = """
-not exists (select 1 from lease o where o.item = t.item and o.rater = :rater)
-and not exists (select 1 from skip k where k.item = t.item and k.rater = :rater)
-and not exists (select 1 from opt_out o join hint h on h.category = o.category
-    where o.rater = :rater and h.item in (i.id, i.qa_0, i.qa_1))
-"""
+    Args:
+        events: these.
+        task: after a blind answer the same task with the suggestion, to be answered once more; otherwise None.
+    """
 
-_OPEN = """
-select t.item from task t join item i on i.id = t.item
-where t.state = 'open' and t.stage = :stage and t.wanted - t.have >
-    (select count(*) from lease l where l.item = t.item and not l.adjudicate)
-and (select count(*) from current_judgement j where j.item = t.item and j.rater = :rater
-    and t.asks like '%"' || j.question || '"%' and (j.pins is null or j.pins =
-        (select f.pins from final f where f.item = t.item and f.question = j.question)))
-    < (case when t.asks like '%,%' then 2 else 1 end)
-and {allowed} and {blind} {more}
-"""
-
-_DISPUTED = """
-select t.item from task t join item i on i.id = t.item
-where t.state = 'adjudicate' and t.stage = :stage
-and not exists (select 1 from lease l where l.item = t.item and l.adjudicate)
-and not exists (select 1 from current_judgement j where j.item = t.item and j.rater = :rater)
-and {allowed} and {blind} {more}
-"""
-
-
-def _statements(more: str, around: str = "{}") -> dict[tuple[str, bool], sa.TextClause]:
-    """(stage, whether to adjudicate) -> a query over what a rater may be given."""
-    return {
-        (stage, adjudicate): sa.text(
-            around.format((_DISPUTED if adjudicate else _OPEN).format(allowed=_ALLOWED, blind=blind, more=more))
-        )
-        for stage, blind in BLIND.items()
-        for adjudicate in (False, True)
-    }
-
-
-_TAKE = _statements("order by t.priority, t.item limit 1")
-_TAKE_THIS = _statements("and t.item = :item")
-_COUNT = _statements("limit :most", "select count(*) from ({}) as waiting")
+    def __init__(self, events: Mapping[str, int], task: Task | None = None) -> None:
+        super().__init__(events)
+        self.task = task
 
 
 class Queue:
     """The tasks, inside one writing transaction at one moment."""
 
-    def __init__(self, connection: sa.Connection, policy: OverlapPolicy, now_ms: int) -> None:
+    def __init__(
+        self, connection: sa.Connection, policy: OverlapPolicy, now_ms: int, joint: JointPolicy | None = None
+    ) -> None:
         self._db, self._policy, self._now = connection, policy, now_ms
+        self._joint = joint or JointPolicy()
+        self._showing = Showing(connection, self._joint)
 
     def take(
         self, rater: int, stages: Sequence[str], *, adjudicate: bool = False, besides: Collection[str] = ()
@@ -136,7 +100,7 @@ class Queue:
         if (held := self._held(rater, stages, adjudicate, besides)) is not None:
             return held
         for stage in stages:
-            item = self._db.execute(_TAKE[stage, adjudicate], {"stage": stage, "rater": rater}).scalar()
+            item = self._db.execute(TAKE[stage, adjudicate], {"stage": stage, "rater": rater}).scalar()
             if item is not None:
                 return self.task(self._lease(item, rater, adjudicate=adjudicate))
         return None
@@ -148,13 +112,13 @@ class Queue:
             return None
         told = {"stage": stage, "rater": rater, "item": item}
         self._db.execute(sa.text("delete from lease where expires_ms <= :now"), {"now": self._now})
-        found = self._db.execute(_TAKE_THIS[stage, False], told).scalar()
+        found = self._db.execute(TAKE_THIS[stage, False], told).scalar()
         return None if found is None else self.task(self._lease(item, rater, adjudicate=False))
 
     def waiting(self, rater: int, stage: str, *, adjudicate: bool = False, most: int = 500) -> int:
         """How many items of a stage the rater could be given now, those held not counted; counted up to `most`."""
         told = {"stage": stage, "rater": rater, "most": most}
-        return int(self._db.execute(_COUNT[stage, adjudicate], told).scalar_one())
+        return int(self._db.execute(COUNT[stage, adjudicate], told).scalar_one())
 
     def lease(self, token: str, rater: int) -> sa.RowMapping:
         """A lease that is in force.
@@ -218,7 +182,8 @@ class Queue:
     def _held(self, rater: int, stages: Sequence[str], adjudicate: bool, besides: Collection[str]) -> Task | None:
         """A lease that is still worth working on; those that are overtaken are dropped."""
         query = sa.text(
-            "select l.token, t.stage, t.state, l.pins, f.pins as now_pins from lease l join task t on t.item = l.item "
+            "select l.token, l.revealed, t.stage, t.state, l.pins, f.pins as now_pins "
+            "from lease l join task t on t.item = l.item "
             "left join final f on f.item = l.item and f.question = 'safer' "
             "where l.rater = :rater and l.adjudicate = :adjudicate order by l.expires_ms, l.token"
         )
@@ -226,7 +191,8 @@ class Queue:
         for row in self._db.execute(query, told).mappings().all():
             if row["token"] in besides or row["stage"] not in stages:
                 continue
-            if row["state"] == ("adjudicate" if adjudicate else "open") and row["pins"] == row["now_pins"]:
+            wanted = row["revealed"] or row["state"] == ("adjudicate" if adjudicate else "open")
+            if wanted and row["pins"] == row["now_pins"]:
                 return self.task(row["token"])
             self.drop(row["token"])
         return None
@@ -246,6 +212,7 @@ class Queue:
             given = self._db.execute(mine, {"item": item, "rater": rater}).mappings()
             valid = {row["question"] for row in given if row["pins"] in (None, pins)}
             asks = [question for question in parsed(wanted) if question not in valid]
+            self._showing.assign(item, rater, asks, pins)
         token = secrets.token_urlsafe(16)
         self._db.execute(
             sa.insert(schema.lease).values(
@@ -263,7 +230,8 @@ class Queue:
     def task(self, token: str) -> Task:
         """What a lease is about."""
         query = sa.text(
-            "select l.token, l.item, l.asks, l.expires_ms, l.adjudicate, i.kind, i.record, p.body as prompt, "
+            "select l.token, l.item, l.rater, l.asks, l.expires_ms, l.adjudicate, l.revealed, i.kind, i.key, i.record, "
+            "p.body as prompt, "
             "a.body as response_0, b.body as response_1, d.body as draft from lease l join item i on i.id = l.item "
             "join text p on p.id = i.prompt join text a on a.id = i.response_0 left join text b on b.id = i.response_1 "
             "left join draft d on d.item = l.item and d.rater = l.rater where l.token = :token"
@@ -271,6 +239,8 @@ class Queue:
         row = self._db.execute(query, {"token": token}).mappings().one()
         record = parsed(row["record"])
         texts = (row["response_0"], row["response_1"])
+        told = row["adjudicate"] and not self._joint.audits(row["kind"], row["key"])
+        view: View = self._showing.view(row)
         return Task(
             token=token,
             item=row["item"],
@@ -284,8 +254,29 @@ class Queue:
             expires_ms=row["expires_ms"],
             draft=parsed(row["draft"]),
             adjudicate=bool(row["adjudicate"]),
-            judgements=self._judgements(row["item"]) if row["adjudicate"] else (),
+            judgements=self._judgements(row["item"]) if told else (),
+            arm=view.arm,
+            suggestion=view.suggestion,
+            before=view.before,
         )
+
+    def reveal(self, token: str) -> str:
+        """After the blind answer: the lease begins again under a new token, which is returned.
+
+        So a page that has not seen the suggestion cannot give the last answer.
+        """
+        now = {"new": secrets.token_urlsafe(16), "until": self._now + 1000 * self._policy.lease_s, "token": token}
+        update = sa.text("update lease set token = :new, expires_ms = :until, revealed = true where token = :token")
+        self._db.execute(update, now)
+        return str(now["new"])
+
+    def revealed(self, item: int, rater: int) -> Task | None:
+        """The task that waits for the answer after the reveal."""
+        query = sa.text(
+            "select token from lease where item = :item and rater = :rater and revealed and expires_ms > :now"
+        )
+        token = self._db.execute(query, {"item": item, "rater": rater, "now": self._now}).scalar()
+        return None if token is None else self.task(token)
 
     def _locked(self, item: int) -> dict[str, dict[str, Any]]:
         query = sa.text("select question, value from final where item = :item and source = 'order'")
@@ -294,7 +285,7 @@ class Queue:
 
     def _judgements(self, item: int) -> tuple[dict[str, Any], ...]:
         query = sa.text(
-            "select j.question, j.value, r.kind, j.reason from current_judgement j join rater r on r.id = j.rater "
+            "select j.question, j.value, r.kind, j.reason from counted_judgement j join rater r on r.id = j.rater "
             "where j.item = :item order by j.seq"
         )
         rows = self._db.execute(query, {"item": item}).mappings()

@@ -151,10 +151,28 @@ lease = sa.Table(
     sa.Column("asks", sa.Text, nullable=False),
     sa.Column("pins", sa.Text),
     sa.Column("adjudicate", sa.Boolean, nullable=False),
+    sa.Column("revealed", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("item", "rater"),
     sa.Index("lease_rater", "rater"),
 )
-"""Who has been given what until when, which questions, and which label versions stood then."""
+"""Who has been given what until when, which questions, which label versions stood then, and whether the blind answer is
+given and the suggestion shown."""
+
+showing = sa.Table(
+    "showing",
+    metadata,
+    sa.Column("item", ID, sa.ForeignKey("item.id"), primary_key=True),
+    sa.Column("rater", ID, sa.ForeignKey("rater.id"), primary_key=True),
+    sa.Column("question", sa.Text, primary_key=True),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("clear", sa.Boolean, nullable=False),
+    sa.Column("planted", sa.Boolean, nullable=False),
+    sa.Column("source", ID, sa.ForeignKey("event.seq"), nullable=False),
+    sa.Column("pins", sa.Text),
+)
+"""What a person is shown about a question, or would have been in the control arm: fixed when the task is first given.
+`clear`: all who had judged the item agreed; `planted`: `value` is wrong on purpose; `source`: the model's judgement."""
 
 draft = sa.Table(
     "draft",

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from poise.annotate.store import schema
 from poise.annotate.store.chain import canonical
+from poise.annotate.store.joint import JointPolicy
 from poise.annotate.store.log import ORDER, Entry, Log, parsed
 from poise.annotate.store.overlap import (
     Outcome,
@@ -37,7 +38,7 @@ NORMAL, CONFLICT, STALE = 100, 60, 40
 BY_ORDER = "exactly one response is safe"
 
 _VOTES = """
-select j.value, j.pins, r.kind from current_judgement j join rater r on r.id = j.rater
+select j.value, j.pins, r.kind from counted_judgement j join rater r on r.id = j.rater
 where j.item = :item and j.question = :question and j.value is not null order by j.seq
 """
 _ADJUDICATED = "select value, pins from current_adjudication where item = :item and question = :question"
@@ -47,8 +48,9 @@ _FINAL = "select value, version, settled, source, pins, cyclic from final where 
 class Settler:
     """Keeps `final` and `task` in step with the log, inside the transaction that adds to it."""
 
-    def __init__(self, log: Log, policy: OverlapPolicy) -> None:
-        self._log, self._db, self._policy = log, log.connection, policy
+    def __init__(self, log: Log, policy: OverlapPolicy, joint: JointPolicy | None = None) -> None:
+        self._joint = joint or JointPolicy()
+        self._log, self._db, self._policy = log, log.connection, self._joint.overlap(policy)
 
     def settle(self, item: int) -> None:
         """Work out an item again, and all that depends on it."""
@@ -87,7 +89,8 @@ class Settler:
 
     def _votes(self, item: int, question: str, pins: str | None = None) -> list[Vote]:
         rows = self._db.execute(sa.text(_VOTES), {"item": item, "question": question}).mappings()
-        return [Vote(row["kind"], parsed(row["value"])) for row in rows if pins is None or row["pins"] == pins]
+        votes = [Vote(row["kind"], parsed(row["value"])) for row in rows if pins is None or row["pins"] == pins]
+        return self._joint.voting(votes)
 
     def _adjudicated(self, item: int, question: str, pins: str | None = None) -> Any:
         row = self._db.execute(sa.text(_ADJUDICATED), {"item": item, "question": question}).mappings().first()
@@ -97,7 +100,12 @@ class Settler:
         item, votes = row["id"], self._votes(row["id"], "label")
         careful = is_careful(self._policy, row["key"], [vote.value for vote in votes])
         found = outcome(
-            self._policy, votes, combine_labels, adjudicated=self._adjudicated(item, "label"), careful=careful
+            self._policy,
+            votes,
+            combine_labels,
+            adjudicated=self._adjudicated(item, "label"),
+            careful=careful,
+            audit=self._joint.audits("qa", row["key"]),
         )
         changed = self._write_final(item, "label", found)
         self._write_task(row, {"label": found})
@@ -141,7 +149,8 @@ class Settler:
     def _choice(self, row: sa.RowMapping, question: str, *, careful: bool, pins: str | None = None) -> Outcome:
         votes = self._votes(row["id"], question, pins)
         adjudicated = self._adjudicated(row["id"], question, pins)
-        return outcome(self._policy, votes, combine_choices, adjudicated=adjudicated, careful=careful)
+        audit = self._joint.audits(row["kind"], row["key"])
+        return outcome(self._policy, votes, combine_choices, adjudicated=adjudicated, careful=careful, audit=audit)
 
     def _by_order(self, pair: int, decided: int, pins: Pins) -> None:
         """Log what the rule decides, once for each state of the labels."""

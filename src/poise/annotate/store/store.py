@@ -22,10 +22,12 @@ import sqlalchemy as sa
 from poise.annotate.store import answers, chain, schema
 from poise.annotate.store.chain import Checked
 from poise.annotate.store.database import Database
+from poise.annotate.store.joint import JointPolicy
 from poise.annotate.store.log import Entry, Log, stored, undo_entry
 from poise.annotate.store.overlap import OverlapPolicy
-from poise.annotate.store.queue import STAGES, Queue, Task
+from poise.annotate.store.queue import STAGES, Answered, Queue, Task
 from poise.annotate.store.settle import Settler, name_categories
+from poise.annotate.store.showing import Showing, shown_plant
 from poise.data.rows import Rater
 from poise.errors import PoiseError
 from poise.harm import Category
@@ -45,29 +47,42 @@ class AnnotationStore:
     def __init__(self, database: Database, clock: Clock = time.time) -> None:
         self.database, self._clock = database, clock
         with database.read() as connection:
-            kept = connection.execute(sa.text("select value from meta where key = 'overlap'")).scalar()
-        if kept is None:
+            kept = _kept(connection)
+        if "overlap" not in kept:
             raise PoiseError("an empty store", where=database.name, do="fill it with `poise annotate init`")
-        self.policy = OverlapPolicy.model_validate_json(kept)
+        self.policy = OverlapPolicy.model_validate_json(kept["overlap"])
+        self.joint = JointPolicy.model_validate_json(kept["joint"]) if "joint" in kept else JointPolicy()
 
     @classmethod
-    def create(cls, where: str | Path, policy: OverlapPolicy | None = None, clock: Clock = time.time) -> Self:
+    def create(
+        cls,
+        where: str | Path,
+        policy: OverlapPolicy | None = None,
+        clock: Clock = time.time,
+        *,
+        joint: JointPolicy | None = None,
+    ) -> Self:
         """Make a store, or open one that is there.
 
         Args:
             where: path of a SQLite file, or a postgresql:// URL.
-            policy: of a new store; None means the default, or that of the store that is there.
+            policy, joint: of a new store; None means the default, or that of the store that is there. A store that was
+                made without a joint policy has the default one, `human_only`.
 
         Raises:
             PoiseError: something else is there, or a store with another policy.
         """
         database = Database(where, create=True)
         with database.write() as connection:
-            kept = connection.execute(sa.text("select value from meta where key = 'overlap'")).scalar()
-            if kept is None:
-                text = (policy or OverlapPolicy()).model_dump_json()
-                connection.execute(sa.insert(schema.meta).values(key="overlap", value=text))
-            elif policy is not None and OverlapPolicy.model_validate_json(kept) != policy:
+            kept = _kept(connection)
+            if "overlap" not in kept:
+                parts = {"overlap": policy or OverlapPolicy(), "joint": joint or JointPolicy()}
+                rows = [{"key": key, "value": part.model_dump_json()} for key, part in parts.items()]
+                connection.execute(sa.insert(schema.meta), rows)
+            elif policy not in (None, OverlapPolicy.model_validate_json(kept["overlap"])) or joint not in (
+                None,
+                JointPolicy.model_validate_json(kept.get("joint", "{}")),
+            ):
                 raise PoiseError("a store with another policy", where=database.name, do="leave the policy as it is")
         return cls(database, clock)
 
@@ -146,35 +161,41 @@ class AnnotationStore:
         reason: str | None = None,
         shown: Any = None,
         client_ms: int | None = None,
-    ) -> dict[str, int]:
-        """Answer a task; returns question -> number of the event.
+    ) -> Answered:
+        """Answer a task; returns question -> number of the event, with the suggestion after a blind answer.
 
-        A "safer" that was answered while a label changed is kept with the versions it was answered under; it does not
-        count, and the pair is asked again.
+        What was suggested is taken from the store, never from the page. A "safer" that was answered while a label
+        changed is kept with the versions it was answered under; it does not count, and the pair is asked again.
 
         Args:
             values: an answer to every question asked (an adjudicator: to one at least), see `answers.checked_value`.
             token: chosen by the page; sent twice, it gives the same events and stores nothing new.
             reason: needed where the more severe response is called safer.
-            shown: what a model suggested on the page before the answer.
+            shown: how the page showed the item (sides, order), JSON; kept as `page` beside what was suggested.
             client_ms: how long it took.
 
         Raises:
             PoiseError: the lease is over, an answer is missing, malformed, was not asked, or breaks the order.
         """
         with self.database.write() as connection:
-            if known := self._known(connection, token, rater):
-                return known
             queue, log = self._queue(connection), Log(connection, self.now_ms())
+            if known := self._known(connection, token, rater):
+                item = connection.execute(sa.text("select item from event where token = :t"), {"t": token}).scalar()
+                return Answered(known, queue.revealed(item or 0, rater))
             held = queue.lease(lease, rater)
             asked, kind = json.loads(held["asks"]), "adjudicate" if held["adjudicate"] else "judge"
             self._check_asked(asked, values, adjudicate=held["adjudicate"])
             pins = _pins(held["pins"])
-            extra = {"reason": reason, "shown": shown, "client_ms": client_ms}
+            showing = Showing(connection, self.joint)
+            blind = showing.is_blind(held)
+            told = showing.recorded(held, before=blind, page=shown)
+            extra = {"reason": reason, "shown": told, "client_ms": client_ms}
             made = self._append(log, kind, held["item"], rater, values, token, leased_pins=pins, **extra)
-            queue.drop(lease)
             queue.drop_draft(held["item"], rater)
-            return made
+            if blind:
+                return Answered(made, queue.task(queue.reveal(lease)))
+            queue.drop(lease)
+            return Answered(made)
 
     def judge(
         self,
@@ -195,8 +216,10 @@ class AnnotationStore:
             if known := self._known(connection, token, rater):
                 return known
             self._check_may_correct(connection, rater, item)
-            log = Log(connection, self.now_ms())
-            return self._append(log, "judge", item, rater, values, token, reason=reason, client_ms=client_ms)
+            log, told = Log(connection, self.now_ms()), Showing(connection, self.joint).corrected(item, rater)
+            return self._append(
+                log, "judge", item, rater, values, token, reason=reason, client_ms=client_ms, shown=told
+            )
 
     def adjudicate(
         self, rater: int, item: int, values: Mapping[str, Any], *, token: str, reason: str | None = None
@@ -225,7 +248,7 @@ class AnnotationStore:
             log = Log(connection, self.now_ms())
             log.note_edition()
             seq = log.append(entry)
-            Settler(log, self.policy).settle(entry.item)
+            Settler(log, self.policy, self.joint).settle(entry.item)
             return seq
 
     def verify(self, head: str | None = None) -> Checked:
@@ -234,7 +257,7 @@ class AnnotationStore:
             return chain.verify(connection, head)
 
     def _queue(self, connection: sa.Connection) -> Queue:
-        return Queue(connection, self.policy, self.now_ms())
+        return Queue(connection, self.policy, self.now_ms(), self.joint)
 
     def _append(
         self,
@@ -253,7 +276,8 @@ class AnnotationStore:
         row = log.connection.execute(query, {"item": item}).mappings().first()
         if row is None or not values:
             raise PoiseError("nothing is answered", where=f"item {item}", do="answer a question about an item")
-        settler, made = Settler(log, self.policy), {}
+        settler, made = Settler(log, self.policy, self.joint), {}
+        shown = extra.pop("shown", {})
         log.note_edition()
         entries = []
         for question, given in values.items():
@@ -265,10 +289,11 @@ class AnnotationStore:
             if question == "safer":
                 overtaken = leased_pins is not None and settler.pins(row) != leased_pins
                 pins = leased_pins if overtaken else answers.check_safer(settler, row, value, extra.get("reason"))
-            entries.append(Entry(kind, item, question, rater, token, value, pins=pins, **extra))
+            told = shown.get(question)
+            entries.append(Entry(kind, item, question, rater, token, value, pins=pins, shown=told, **extra))
         for entry in entries:
             made[entry.question] = log.append(entry)
-            if entry.question == "label" and entry.value is not None:
+            if entry.question == "label" and entry.value is not None and not shown_plant(entry.shown):
                 name_categories(log.connection, item, entry.value["categories"])
         settler.settle(item)
         return made
@@ -302,6 +327,10 @@ class AnnotationStore:
             raise PoiseError(
                 "this person has not answered the item before", where=f"item {item}", do="take it from the queue"
             )
+
+
+def _kept(connection: sa.Connection) -> dict[str, str]:
+    return {row.key: row.value for row in connection.execute(sa.text("select key, value from meta"))}
 
 
 def _pins(text: str | None) -> tuple[int, int] | None:
