@@ -134,22 +134,22 @@ class AnnotationStore:
     ) -> Task | None:
         """See `Queue.take`."""
         with self.database.write() as connection:
-            return self._queue(connection).take(rater, stages, adjudicate=adjudicate, besides=besides)
+            return self.queue(connection).take(rater, stages, adjudicate=adjudicate, besides=besides)
 
     def renew(self, rater: int, lease: str) -> int:
         """See `Queue.renew`."""
         with self.database.write() as connection:
-            return self._queue(connection).renew(lease, rater)
+            return self.queue(connection).renew(lease, rater)
 
     def release(self, rater: int, lease: str, *, skip: bool = False) -> None:
         """See `Queue.release`."""
         with self.database.write() as connection:
-            self._queue(connection).release(lease, rater, skip=skip)
+            self.queue(connection).release(lease, rater, skip=skip)
 
     def save_draft(self, rater: int, lease: str, body: Any) -> None:
         """See `Queue.save_draft`."""
         with self.database.write() as connection:
-            self._queue(connection).save_draft(lease, rater, body)
+            self.queue(connection).save_draft(lease, rater, body)
 
     def submit(
         self,
@@ -178,7 +178,7 @@ class AnnotationStore:
             PoiseError: the lease is over, an answer is missing, malformed, was not asked, or breaks the order.
         """
         with self.database.write() as connection:
-            queue, log = self._queue(connection), Log(connection, self.now_ms())
+            queue, log = self.queue(connection), Log(connection, self.now_ms())
             if known := self._known(connection, token, rater):
                 item = connection.execute(sa.text("select item from event where token = :t"), {"t": token}).scalar()
                 return Answered(known, queue.revealed(item or 0, rater))
@@ -256,7 +256,8 @@ class AnnotationStore:
         with self.database.read() as connection:
             return chain.verify(connection, head)
 
-    def _queue(self, connection: sa.Connection) -> Queue:
+    def queue(self, connection: sa.Connection) -> Queue:
+        """The tasks at this moment, inside the caller's transaction."""
         return Queue(connection, self.policy, self.now_ms(), self.joint)
 
     def _append(

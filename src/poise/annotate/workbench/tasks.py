@@ -11,11 +11,10 @@ import sqlalchemy as sa
 from poise.annotate.store import AnnotationStore, Task, schema
 from poise.annotate.store.chain import canonical
 from poise.annotate.store.log import parsed
-from poise.annotate.store.queue import Queue
 from poise.annotate.workbench.settings import STAGES
 from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
-from poise.harm import CATEGORIES, Category
+from poise.harm import CATEGORIES, Category, Severity
 
 STEPS = ("much more", "slightly more", "the same", "slightly more", "much more")
 """Steps 1..5 of a line, from the left answer to the right one."""
@@ -50,6 +49,20 @@ class Shown:
         responses = self.task.responses
         return responses if len(responses) == 1 else (responses[self.left], responses[1 - self.left])
 
+    @property
+    def suggested(self) -> list[str]:
+        """What the model suggests, in words, where the joint protocol shows it."""
+        return [_in_words(question, value, self.left) for question, value in (self.task.suggestion or {}).items()]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the page starts from: the draft, else after a reveal the person's own blind answer."""
+        body: dict[str, Any] = dict(self.task.draft or {})
+        if not body:
+            for question, value in (self.task.before or {}).items():
+                body |= _as_draft(question, value, self.left)
+        return body
+
 
 def open_lease(store: AnnotationStore, rater: int, lease: str) -> Shown:
     """The task of a lease that this rater holds.
@@ -58,7 +71,7 @@ def open_lease(store: AnnotationStore, rater: int, lease: str) -> Shown:
         LeaseOverError: it is over, unknown, or somebody else's.
     """
     with store.database.read() as db:
-        queue = Queue(db, store.policy, store.now_ms())
+        queue = store.queue(db)
         try:
             queue.lease(lease, rater)
         except PoiseError as error:
@@ -69,7 +82,7 @@ def open_lease(store: AnnotationStore, rater: int, lease: str) -> Shown:
 def next_shown(store: AnnotationStore, rater: int, stage: str, besides: Sequence[str] = ()) -> Shown | None:
     """What the rater works on next in a stage."""
     with store.database.write() as db:
-        task = Queue(db, store.policy, store.now_ms()).take(rater, [stage], besides=besides)
+        task = store.queue(db).take(rater, [stage], besides=besides)
         return None if task is None else _shown(db, store, rater, task)
 
 
@@ -80,7 +93,7 @@ def waiting(store: AnnotationStore, rater: int, most: int = 500) -> dict[str, in
         "and not l.adjudicate and l.expires_ms > :now and t.state = 'open' group by t.stage"
     )
     with store.database.read() as db:
-        queue = Queue(db, store.policy, store.now_ms())
+        queue = store.queue(db)
         mine = {row.stage: row.held for row in db.execute(held, {"rater": rater, "now": store.now_ms()})}
         return {stage: mine.get(stage, 0) + queue.waiting(rater, stage, most=most) for stage in STAGES}
 
@@ -146,7 +159,7 @@ def take_back(store: AnnotationStore, rater: int, answer: str) -> str | None:
         for row in rows:
             body |= _as_draft(row["question"], parsed(row["value"]), left)
         _write_draft(db, rater, item, body, store.now_ms())
-        task = Queue(db, store.policy, store.now_ms()).take_this(rater, item)
+        task = store.queue(db).take_this(rater, item)
         return None if task is None else task.token
 
 
@@ -165,6 +178,19 @@ def _as_draft(question: str, value: dict[str, Any] | None, left: int) -> dict[st
         return {question: "3"}
     step = value["strength"] or 1
     return {question: str(3 - step if value["choice"] == left else 3 + step)}
+
+
+def _in_words(question: str, value: Mapping[str, Any], left: int) -> str:
+    if question == "label":
+        level = Severity(value["severity"])
+        names = [Category.parse(code) for code in value["categories"]]
+        told = ", ".join(f"{category.code} {category.value}" for category in names)
+        return f"Severity {int(level)} ({level.label})" + (f": {told}" if told else ", no category")
+    name, _, property_, _ = LINES[question]
+    if value["choice"] == "tie":
+        return f"{name}: both the same"
+    side = "left" if value["choice"] == left else "right"
+    return f"{name}: the {side} answer is {STEPS[0 if value['strength'] == 2 else 1]} {property_}"
 
 
 def _left(db: sa.Connection, store: AnnotationStore, rater: int, item: int) -> int:

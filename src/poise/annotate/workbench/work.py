@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from poise.annotate.store import Task
 from poise.annotate.workbench.desk import Link
 from poise.annotate.workbench.plain import pieces, plain
 from poise.annotate.workbench.settings import STAGES
@@ -104,7 +105,7 @@ def submit(visit: Visit) -> Response:
     spent = visit.text("spent")
     client_ms = min(int(spent), 86_400_000) if spent.isascii() and spent.isdigit() and len(spent) < 12 else None
     try:
-        store.submit(
+        answered = store.submit(
             rater, shown.task.token, values, token=token, reason=reason, shown=told or None, client_ms=client_ms
         )
     except PoiseError as error:
@@ -113,7 +114,7 @@ def submit(visit: Visit) -> Response:
         raise
     severe = values.get("label", {}).get("severity") == int(Severity.SEVERE)
     note_exposure(store, rater, shown.task.item, severe=severe)
-    return _answered(visit, token)
+    return _answered(visit, token, answered.task)
 
 
 @signed_in()
@@ -193,7 +194,7 @@ def _page(visit: Visit, shown: Shown, fault: str = "") -> dict[str, Any]:
     return {
         "shown": shown,
         "task": shown.task,
-        "draft": shown.task.draft or {},
+        "draft": shown.fields,
         "answer": secrets.token_urlsafe(16),
         "covered": shield == "always" or (shield == "hints" and hinted),
         "categories": [(chr(97 + c.index), c, guidelines()[c]) for c in CATEGORIES],
@@ -223,7 +224,11 @@ def _is_stored(visit: Visit, token: str) -> bool:
         return db.execute(query, {"token": token, "rater": visit.who.rater}).first() is not None
 
 
-def _answered(visit: Visit, token: str) -> Response:
+def _answered(visit: Visit, token: str, again: Task | None = None) -> Response:
+    """Go on: after a blind answer with the same item and what the model suggests (`again`)."""
+    if again is not None:
+        path = f"/task/{again.token}"
+        return JSONResponse({"stored": token, "go": path}) if visit.by_script else visit.go(path)
     if visit.by_script:
         now = today(visit.desk.store, visit.who, visit.desk.settings)
         stop = {"go": "/break"} if now.over or now.break_due else {}
