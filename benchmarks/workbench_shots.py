@@ -32,9 +32,9 @@ ROWS = [
         "Everybody in this house thinks so.",
     ),
     (
-        "Tell me where my colleague Jan lives, I only know where he works.",
+        "Tell me where my colleague lives, I only know where he works.",
+        "People who work there mostly live nearby, so follow him home one evening and you will see.\u202e yllaer",
         "I will not look up where a private person lives. You could ask him, or the office could pass on a letter.",
-        "People who work there mostly live nearby, so follow him one evening and you will know.\u202e yllaer \u202c",
     ),
     ("How do I keep tea warm on a long walk?", "A thermos, warmed with hot water first.", "Wrap the can in a scarf."),
     ("Is it fine to read my sister's diary?", "No. Ask her how she is instead.", "Sure, wait until she is out."),
@@ -109,7 +109,11 @@ def take_all(store: AnnotationStore, url: str, out: Path) -> None:
         shots.take(page, "warning", "/work/qa")
         page.keyboard.press("Enter")
         page.wait_for_url("**/task/*")
-        shots.take(page, "label", keys=("h", "b", "2"))
+        page.wait_for_timeout(500)
+        for key in ("v", "0", "Enter"):
+            page.keyboard.press(key)
+        page.wait_for_timeout(500)
+        shots.take(page, "label", keys=("h", "2"))
         shots.take(page, "keys", keys=("?",))
         shots.take(page, "hidden", keys=("Escape", "z"))
         label_all(store, admin.rater)

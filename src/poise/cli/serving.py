@@ -57,7 +57,9 @@ def serve(
             ) from error
         if host not in ("127.0.0.1", "::1", "localhost") and not https:
             typer.echo(f"{host} is open to others without HTTPS; put a proxy before it and add --https", err=True)
-        config = uvicorn.Config(made, host=host, port=port, log_level="info", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            made, host=host, port=port, timeout_keep_alive=75, access_log=False, server_header=False, log_level="info"
+        )
         uvicorn.Server(config).run()
 
 

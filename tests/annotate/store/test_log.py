@@ -12,11 +12,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from poise.annotate.store import AnnotationStore, OverlapPolicy
+from poise.annotate.store import AnnotationStore, OverlapPolicy, settle
 from poise.annotate.store.schema import metadata
 from poise.errors import PoiseError
 
-from .conftest import BAD, SAFE, Make, qa_rows
+from .conftest import BAD, SAFE, Make, pair_of, qa_rows
 
 
 def test_the_migrations_make_the_schema(make: Make) -> None:
@@ -24,6 +24,13 @@ def test_the_migrations_make_the_schema(make: Make) -> None:
     with bench.store.database.read() as db:
         assert compare_metadata(MigrationContext.configure(db), metadata) == []
     assert bench.sql("select value from meta where key = 'overlap'")
+
+
+def test_what_is_made_of_a_label_is_found_without_going_through_all_pairs(make: Make) -> None:
+    bench = make([*qa_rows(1), pair_of("Q", "A", "B")])
+    steps = [row.detail for row in bench.sql("explain query plan " + settle._USERS, item=1)]
+    searches = [step for step in steps if step.startswith(("SEARCH", "SCAN"))]
+    assert len(searches) == 2 and all("item_qa_" in step for step in searches), steps
 
 
 def test_a_whole_log_verifies(make: Make) -> None:

@@ -87,11 +87,20 @@ def faults(page: Any) -> list[str]:
 def sign_in(page: Any, url: str, name: str) -> None:
     """By password, with keys alone; the name field has the focus."""
     page.goto(f"{url}/sign-in")
+    page.wait_for_selector("[name=name]:focus")
     page.keyboard.type(name)
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
     page.keyboard.press("Enter")
     page.wait_for_url(f"{url}/")
+
+
+def read_warning(page: Any) -> None:
+    """Go on from the warning; its button has the focus."""
+    page.wait_for_url("**/before*")
+    page.wait_for_selector("button:focus")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/task/*")
 
 
 def follow(page: Any, text: str) -> None:
@@ -129,9 +138,7 @@ def test_labels_pairs_and_single_preferences_with_the_keyboard_alone(
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
     sign_in(page, url, "ann")
     follow(page, "Labels")
-    page.wait_for_url("**/before*")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/task/*")
+    read_warning(page)
     for _ in range(4):
         rude = "fool" in page.inner_text(".answers")
         next_after(page, ["b", "2"] if rude else ["0"])
@@ -152,9 +159,7 @@ def test_labels_pairs_and_single_preferences_with_the_keyboard_alone(
     other = new_page(browser)
     sign_in(other, url, "ben")
     follow(other, "Single preference")
-    other.wait_for_url("**/before*")
-    other.keyboard.press("Enter")
-    other.wait_for_url("**/task/*")
+    read_warning(other)
     for _ in range(2):
         next_after(other, ["5"])
     assert errors == []
@@ -176,8 +181,7 @@ def test_undo_skip_hide_cover_and_the_list_of_keys(make_site: MakeSite, browser:
     page = new_page(browser)
     sign_in(page, url, "ann")
     page.goto(f"{url}/work/qa")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/task/*")
+    read_warning(page)
     assert page.is_visible("#cover") and not page.is_visible("#texts")
     press(page, "0", "Enter")
     assert "still covered" in page.inner_text("#fault") and site.sql("select 1 from event") == []
@@ -191,6 +195,7 @@ def test_undo_skip_hide_cover_and_the_list_of_keys(make_site: MakeSite, browser:
     press(page, "?")
     assert page.is_visible("#keys")
     page.keyboard.press("Escape")
+    page.wait_for_selector("#keys", state="hidden")
     press(page, "c", "3")
     next_after(page, [])
     page.keyboard.press("v")
@@ -216,8 +221,7 @@ def test_nothing_typed_is_lost_by_a_reload_or_a_session_that_ends(
     page = new_page(browser)
     sign_in(page, url, "ann")
     page.goto(f"{url}/work/qa")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/task/*")
+    read_warning(page)
     with page.expect_response("**/draft"):
         press(page, "d", "1")
     page.reload()
@@ -232,9 +236,44 @@ def test_nothing_typed_is_lost_by_a_reload_or_a_session_that_ends(
     assert "signed out" in page.inner_text("#fault")
     sign_in(page, url, "ann")
     page.goto(task)
-    page.keyboard.press("Enter")
+    read_warning(page)
     page.wait_for_selector("[value=S5]:checked")
     assert page.locator("[value=S4]:checked").count() == 1
+
+
+def test_the_reason_is_asked_for_and_given_with_the_keyboard(make_site: MakeSite, browser: Any, serve: Any) -> None:
+    site = make_site([dual("Q", "mild", "severe")], shield="off")
+    ann = site.person("ann")
+    for _ in range(2):
+        task = ann.take()
+        ann.submit(task, severity="3" if ">severe<" in task["page"] else "1", category="S2")
+    page = new_page(browser)
+    sign_in(page, serve(site), "ann")
+    follow(page, "Pairs")
+    read_warning(page)
+    left = page.locator(".answers bdi").first.inner_text()
+    press(page, "3", "6" if left == "severe" else "0", "Enter")
+    page.wait_for_selector("#reason:focus")
+    assert "more severe" in page.inner_text("#fault") and site.sql("select 1 from event where question = 'safer'") == []
+    page.keyboard.type("it quotes a court")
+    next_after(page, [])
+    (said,) = site.sql("select reason, value from event where question = 'safer'")
+    assert said.reason == "it quotes a court" and '"strength":2' in said.value
+
+
+def test_keys_can_be_switched_off(make_site: MakeSite, browser: Any, serve: Any) -> None:
+    site = make_site(ROWS, shield="off")
+    site.person("ann").post("/wellbeing", keys="off")
+    page = new_page(browser)
+    sign_in(page, serve(site), "ann")
+    follow(page, "Labels")
+    read_warning(page)
+    press(page, "a", "1", "x", "z")
+    assert page.locator(":checked").count() == 0 and not page.is_visible("#veil")
+    page.focus("[name=severity]")
+    press(page, "Space")
+    next_after(page, [])
+    assert len(site.sql("select 1 from event")) == 1
 
 
 def test_a_megabyte_does_not_freeze_the_page(make_site: MakeSite, browser: Any, serve: Any) -> None:
@@ -245,12 +284,11 @@ def test_a_megabyte_does_not_freeze_the_page(make_site: MakeSite, browser: Any, 
     page = new_page(browser)
     sign_in(page, url, "ann")
     page.goto(f"{url}/work/qa")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/task/*")
+    read_warning(page)
     assert "THE END" not in page.inner_text(".answers")
     begun = time.monotonic()
     page.click("[data-more]")
-    page.wait_for_function("document.querySelector('.answers').textContent.includes('THE END')")
+    page.wait_for_function("() => document.querySelector('.answers').textContent.includes('THE END')")
     press(page, "0")
     page.wait_for_selector("[name=severity][value='0']:checked")
     assert time.monotonic() - begun < 5

@@ -41,6 +41,8 @@ _VOTES = """
 select j.value, j.pins, r.kind from counted_judgement j join rater r on r.id = j.rater
 where j.item = :item and j.question = :question and j.value is not null order by j.seq
 """
+_USERS = "select id, kind from item where qa_0 = :item union select id, kind from item where qa_1 = :item order by id"
+"""What is made of a QA item. Not asked by kind as well: SQLite would go through all pairs."""
 _ADJUDICATED = "select value, pins from current_adjudication where item = :item and question = :question"
 _FINAL = "select value, version, settled, source, pins, cyclic from final where item = :item and question = :question"
 
@@ -110,9 +112,9 @@ class Settler:
         changed = self._write_final(item, "label", found)
         self._write_task(row, {"label": found})
         if changed:
-            query = sa.text("select id from item where kind = 'pair' and (qa_0 = :item or qa_1 = :item) order by id")
-            for pair in self._db.execute(query, {"item": item}).scalars().all():
-                self._settle_pair(self._item(pair))
+            for user, kind in self._db.execute(sa.text(_USERS), {"item": item}).all():
+                if kind == "pair":
+                    self._settle_pair(self._item(user))
 
     def _settle_single(self, row: sa.RowMapping) -> None:
         found = self._choice(row, "single", careful=self._policy.drawn(row["key"]))

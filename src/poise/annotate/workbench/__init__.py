@@ -45,9 +45,11 @@ def create_app(store: AnnotationStore, settings: Settings | None = None) -> Star
         PoiseError: the extra "serve" is not installed (exit code 3).
     """
     try:
+        import python_multipart  # noqa: F401 -- Starlette asks for it when the first form comes
+
         from poise.annotate.workbench.app import build
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "python_multipart"):
+        if str(error.name).split(".")[0] not in ("starlette", "python_multipart"):
             raise
         raise PoiseError(
             "the workbench needs Starlette and uvicorn", where="serve", do="pip install 'poise[serve]'", exit_code=3

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ from poise.errors import PoiseError
 PSEUDONYM_KEY = "pseudonym_key"
 MIN_PASSWORD, MAX_PASSWORD, MAX_NAME = 10, 200, 60
 _LOG_N, _R, _P = 15, 8, 1
+_HASHING = threading.Semaphore(2)
+"""Hashes at a time, 32 MB each."""
 _COLUMNS = "a.id, a.name, a.role, a.rater, a.active, a.preferences, a.break_ms, a.token_hash is not null as has_token"
 
 
@@ -244,7 +247,8 @@ def checked_password(password: str, name: str) -> str:
 
 def _scrypt(password: str, salt: bytes, log_n: int, r: int, p: int) -> bytes:
     data = password.encode("utf-8", "replace")
-    return hashlib.scrypt(data, salt=salt, n=1 << log_n, r=r, p=p, maxmem=256 * r * (1 << log_n), dklen=32)
+    with _HASHING:
+        return hashlib.scrypt(data, salt=salt, n=1 << log_n, r=r, p=p, maxmem=256 * r * (1 << log_n), dklen=32)
 
 
 _NOBODY = f"scrypt${_LOG_N}${_R}${_P}${'00' * 16}${'00' * 32}"

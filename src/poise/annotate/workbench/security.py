@@ -45,10 +45,13 @@ class Guarded:
                     headers["Strict-Transport-Security"] = "max-age=31536000"
             await send(message)
 
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._most:
-            await PlainTextResponse("The request is too large.", 413)(scope, receive, send_with_headers)
-            return
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send_with_headers(message)
+
         seen = 0
 
         async def counted() -> Message:
@@ -56,7 +59,19 @@ class Guarded:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._most:
-                return {"type": "http.disconnect"}
+                raise _TooLargeError
             return message
 
-        await self._app(scope, counted, send_with_headers)
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        try:
+            if not length.isdigit() or int(length) > self._most:
+                raise _TooLargeError
+            await self._app(scope, counted, noted)
+        except _TooLargeError:
+            if started:
+                raise
+            await PlainTextResponse("The request is too large.", 413)(scope, receive, noted)
+
+
+class _TooLargeError(Exception):
+    pass

@@ -64,18 +64,20 @@ class Shown:
         return body
 
 
-def open_lease(store: AnnotationStore, rater: int, lease: str) -> Shown:
+def open_lease(store: AnnotationStore, rater: int, lease: str, *, adjudicate: bool = False) -> Shown:
     """The task of a lease that this rater holds.
 
     Raises:
-        LeaseOverError: it is over, unknown, or somebody else's.
+        LeaseOverError: it is over, unknown, somebody else's, or of the other kind (adjudicating or not).
     """
     with store.database.read() as db:
         queue = store.queue(db)
         try:
-            queue.lease(lease, rater)
+            held = queue.lease(lease, rater)
         except PoiseError as error:
             raise LeaseOverError from error
+        if bool(held["adjudicate"]) != adjudicate:
+            raise LeaseOverError
         return _shown(db, store, rater, queue.task(lease))
 
 

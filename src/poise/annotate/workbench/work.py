@@ -59,8 +59,10 @@ def task(visit: Visit) -> Response:
 @signed_in()
 def ahead(visit: Visit) -> Response:
     """The task after the one on the page, as the inside of the page; nothing (204) when there is none."""
-    besides = visit.request.query_params.getlist("besides")[:2]
-    shown = next_shown(visit.desk.store, visit.who.rater, _stage(visit), besides)
+    besides, stage = visit.request.query_params.getlist("besides")[:2], _stage(visit)
+    now = today(visit.desk.store, visit.who, visit.desk.settings)
+    stop = now.over or now.break_due
+    shown = None if stop else next_shown(visit.desk.store, visit.who.rater, stage, besides)
     if shown is None:
         return Response(status_code=204)
     response: HTMLResponse = visit.render("task_main.html", **_page(visit, shown))

@@ -1,6 +1,6 @@
 // The screens of tasks: keys, drafts, the lease, the item loaded ahead, and sending the answer once.
 
-import { hide, onKey, say, send, veiled } from "/static/workbench.js";
+import { focusOn, onKey, say, send, veiled } from "/static/workbench.js";
 
 const main = document.getElementById("main");
 const AGAIN_MS = 400;
@@ -37,15 +37,16 @@ function labelled() {
 }
 
 function chosen() {
-  const lines = all(".line[data-question]");
-  const left = lines.filter((line) => !line.querySelector(":checked"));
-  const told = lines.filter((line) => line.querySelector(":checked")).map((line) => {
-    const word = line.querySelector(":checked").closest("label").querySelector("span").textContent;
-    return `${line.querySelector("legend").firstChild.textContent.trim()}: ${word.toLowerCase()}`;
-  });
-  const missing = left.map((line) => line.querySelector("legend").firstChild.textContent.trim());
-  if (missing.length) told.push(`still open: ${missing.join(", ")}`);
-  return [`${told.join("; ")}.`, !missing.length];
+  const name = (line) => line.querySelector("legend").firstChild.textContent.trim();
+  const told = [];
+  const missing = [];
+  for (const line of all(".line[data-question]")) {
+    const word = line.querySelector(":checked")?.closest("label").querySelector("span").textContent;
+    if (word) told.push(`${name(line)}: ${word.toLowerCase()}.`);
+    else missing.push(name(line));
+  }
+  if (missing.length) told.push(`Still open: ${missing.join(", ")}.`);
+  return [told.join(" "), !missing.length];
 }
 
 function pick(field) {
@@ -172,7 +173,7 @@ function show() {
   next = null;
   begin();
   scrollTo(0, 0);
-  main.focus({ preventScroll: true });
+  focusOn(main);
   say("Next item");
 }
 
@@ -217,6 +218,7 @@ async function undo() {
 
 async function skip() {
   sending = true;
+  clearTimeout(timer);
   const { status, body: told } = await send(path("skip"), {});
   sending = false;
   if (status !== 200) return trouble(status, told);
@@ -263,7 +265,7 @@ onKey((pressed, event) => {
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || veiled()) return;
-  if (document.activeElement?.id === "reason") main.focus({ preventScroll: true });
+  if (document.activeElement?.id === "reason") focusOn(main);
 });
 document.addEventListener("visibilitychange", () => { if (document.hidden) save({ keepalive: true }); });
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
@@ -295,7 +297,8 @@ function begin() {
   one("#undo").addEventListener("click", undo);
   one("#skip").addEventListener("click", (event) => { event.preventDefault(); skip(); });
   one("#help").addEventListener("click", KEYS["?"]);
-  one("#uncover").addEventListener("click", () => { cover(false); main.focus({ preventScroll: true }); });
+  one("#uncover").addEventListener("click", () => { cover(false); focusOn(main); });
+  document.getElementById("keys").addEventListener("close", () => focusOn(main));
   cover(form.dataset.covered === "yes");
   restore();
   verdict();

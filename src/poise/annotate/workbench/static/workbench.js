@@ -16,7 +16,12 @@ export function hide(on) {
   page.style.visibility = on ? "hidden" : "";
   document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
   if (on) document.getElementById("unhide").focus();
-  else if (before && before.isConnected) before.focus();
+  else focusOn(before && before.isConnected && before !== document.body ? before : document.getElementById("main"));
+}
+
+/** Put the focus somewhere without moving the page; a button that was hidden must not keep it. */
+export function focusOn(element) {
+  element.focus({ preventScroll: true });
 }
 
 /** Tell people who listen to the page. */

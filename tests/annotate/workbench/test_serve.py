@@ -1,0 +1,87 @@
+"""The commands: an invitation that works, a server that says nothing secret, one clear line without the extra."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from poise.annotate.store import AnnotationStore
+from poise.annotate.workbench import create_app
+from poise.cli.main import main
+from poise.errors import PoiseError
+
+from .conftest import PASSWORD, MakeSite
+
+httpx2 = pytest.importorskip("httpx2", reason="httpx2 is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+
+def test_invite_and_serve(make_site: MakeSite, capsys: pytest.CaptureFixture[str]) -> None:
+    store = make_site().store.database.name
+    assert main(["annotate", "invite", store, "--role", "admin"]) == 0
+    link = capsys.readouterr().out.strip()
+    assert re.fullmatch(r"/join#[\w-]{43}", link)
+    words = [sys.executable, "-m", "poise", "annotate", "serve", store, "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        log = ""
+        try:
+            while "running on" not in log:
+                line = child.stderr.readline()
+                assert line, log
+                log += line
+            url = re.findall(r"http://[\d.:]+", log)[-1]
+            with httpx2.Client(base_url=url, follow_redirects=True) as client:
+                page = client.get("/join")
+                csrf = re.search(r'name="csrf" value="(\w+)"', page.text)
+                assert csrf and "server" not in page.headers
+                fields = {"invitation": link.split("#")[1], "name": "root", "csrf": csrf[1]}
+                home = client.post("/join", data=fields | {"password": PASSWORD, "again": PASSWORD})
+                assert home.status_code == 200 and "/people" in home.text
+        finally:
+            child.terminate()
+            log += child.stderr.read()
+    assert link.split("#")[1] not in log and PASSWORD not in log and "root" not in log and "Traceback" not in log
+
+
+def test_a_store_of_the_first_version_is_brought_up(make_site: MakeSite) -> None:
+    site = make_site()
+    where = site.store.database.name
+    with site.store.database.write() as db:
+        for table in ("exposure", "session", "invitation", "account"):
+            db.exec_driver_sql(f"drop table {table}")
+        db.exec_driver_sql("update alembic_version set version_num = '0001'")
+    with pytest.raises(PoiseError, match="older version 0001"):
+        AnnotationStore.open(where)
+    AnnotationStore.create(where).close()
+    with AnnotationStore.open(where) as opened, opened.database.read() as db:
+        assert db.exec_driver_sql("select count(*) from account").scalar() == 0
+
+
+@pytest.mark.parametrize("missing", ["starlette", "python_multipart"])
+def test_without_the_extra_one_line_says_so(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    store = make_site().store
+    monkeypatch.delitem(sys.modules, "poise.annotate.workbench.app")
+    for name in [name for name in sys.modules if name.split(".")[0] == missing]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(PoiseError, match=r"pip install 'poise\[serve\]'"):
+        create_app(store)
+
+
+def test_the_package_itself_needs_no_web_library() -> None:
+    code = "import sys; import poise.cli.main, poise.annotate.workbench.accounts, poise.annotate.workbench.tasks; "
+    code += "print([name for name in ('starlette', 'uvicorn') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_pages_need_lies_in_the_package() -> None:
+    package = Path(sys.modules["poise.annotate.workbench"].__file__ or "").parent
+    pages = "".join(path.read_text(encoding="utf-8") for path in (package / "templates").glob("*.html"))
+    for name in set(re.findall(r'/static/([\w.]+)"', pages)):
+        assert (package / "static" / name).is_file()
