@@ -86,7 +86,7 @@ def test_the_outcome_keeps_the_blind_vote_and_the_reason(store: AnnotationStore)
         row = db.exec_driver_sql("select kind, reason, shown, value from event order by seq desc limit 1").one()
         final = db.exec_driver_sql("select source, settled from final where item = 1").one()
     assert (row[0], row[1]) == ("adjudicate", "gap: says nothing of this")
-    assert json.loads(row[2]) == {"blind": {"label": BAD}} and json.loads(row[3]) == WORSE
+    assert json.loads(row[2]) == {"page": {"blind": {"label": BAD}}} and json.loads(row[3]) == WORSE
     assert final[0] == "adjudicated" and final[1]
     with pytest.raises(PoiseError, match="is over"):
         case.reveal()

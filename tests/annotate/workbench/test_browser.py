@@ -170,7 +170,7 @@ def test_labels_pairs_and_single_preferences_with_the_keyboard_alone(
     assert [(row.question, row.n) for row in said] == [("better", 2), ("label", 4), ("safer", 2), ("single", 2)]
     strengths = site.sql("select value, shown from event where question = 'single'")
     for row in strengths:
-        left = int(row.shown.removeprefix('{"left":').removesuffix("}"))
+        left = int(row.shown.removeprefix('{"page":{"left":').removesuffix("}}"))
         assert row.value == f'{{"choice":{1 - left},"strength":2}}'
 
 

@@ -103,7 +103,7 @@ def adjudications(store: AnnotationStore) -> list[tuple[Any, ...]]:
             "select e.item, e.question, e.value, e.reason, e.shown from event e join rater r on r.id = e.rater "
             "where e.kind = 'adjudicate' and r.name <> 'zoe' order by e.seq"
         ).all()
-    return [(row[0], row[1], json.loads(row[2]), row[3], json.loads(row[4])) for row in rows]
+    return [(row[0], row[1], json.loads(row[2]), row[3], json.loads(row[4])["page"]) for row in rows]
 
 
 def test_adjudications_with_the_keyboard_alone(store: AnnotationStore, page: Any) -> None:

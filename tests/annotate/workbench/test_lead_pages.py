@@ -92,7 +92,7 @@ def test_an_outcome_needs_a_reason_and_is_stored_once(store: AnnotationStore) ->
     assert [(json.loads(row[0]), row[1]) for row in rows] == [
         ({"categories": ["S6"], "severity": 2}, "gap: two readings")
     ]
-    assert json.loads(rows[0][2]) == {"blind": {"label": {"categories": ["S2"], "severity": 1}}}
+    assert json.loads(rows[0][2])["page"] == {"blind": {"label": {"categories": ["S2"], "severity": 1}}}
     late = reviewer.post("/adjudicate/outcome", outcome(page, token="another"))
     assert late.status_code == 422 and "is over" in late.text
     assert "Nothing is disputed" in reviewer.get("/adjudicate?done=1").text
@@ -133,7 +133,7 @@ def test_a_pair_is_decided_by_sides_and_the_side_is_kept(store: AnnotationStore)
     with store.database.read() as db:
         value, shown = db.exec_driver_sql("select value, shown from event order by seq desc limit 1").one()
     assert json.loads(value) == {"choice": 1, "strength": 1}
-    assert json.loads(shown) == {"blind": {"better": {"choice": 0, "strength": 2}}, "left": int(left)}
+    assert json.loads(shown)["page"] == {"blind": {"better": {"choice": 0, "strength": 2}}, "left": int(left)}
 
 
 def test_giving_back_and_skipping(store: AnnotationStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
 from poise.annotate.workbench.background import Background
@@ -153,8 +155,11 @@ def test_raters_time_overrides_and_decided(make: Make) -> None:
     for label, suggested, ms in ((BAD, BAD, 1000), (SAFE, BAD, 2000), (SAFE, None, 9000)):
         task = store.next_task(ann, ["qa"])
         assert task is not None
-        shown = {"suggestion": {"label": suggested}} if suggested else None
-        store.submit(ann, task.token, {"label": label}, token=f"a{task.item}", shown=shown, client_ms=ms)
+        made = store.submit(ann, task.token, {"label": label}, token=f"a{task.item}", client_ms=ms)
+        if suggested:  # as the joint protocol records it
+            shown = json.dumps({"arm": "assist", "suggestion": suggested})
+            with store.database.write() as db:
+                db.execute(sa.text("update event set shown = :s where seq = :q"), {"s": shown, "q": made["label"]})
     dea = store.rater(Rater(id="dea", kind="person"))
     for item, label in ((1, BAD), (2, MILD)):
         store.adjudicate(dea, item, {"label": label}, token=f"d{item}")

@@ -137,7 +137,7 @@ def test_pairs_are_stored_by_what_was_left_and_right(make_site: MakeSite) -> Non
             )
             left = 0 if texts[0] == "first" else 1
             lefts.append(left)
-            assert json.loads(event.shown) == {"left": left}
+            assert json.loads(event.shown) == {"page": {"left": left}}
             choice, strength = (left, 2) if steps == "1" else (1 - left, 1)
             assert json.loads(event.value) == {"choice": choice, "strength": strength}
     assert {0, 1} == set(lefts)

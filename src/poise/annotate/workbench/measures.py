@@ -174,7 +174,7 @@ def _answers(db: sa.Connection, question: str) -> _Answers:
     decided = {row.item: code(row.value) for row in db.execute(sa.text(_DECIDED), {"question": question})}
     rows = db.execution_options(yield_per=5000).execute(sa.text(_SAID), {"question": question})
     table = [
-        (item, rater, code(value), -1 if ms is None else ms, -1 if shown is None else _suggested(shown, question, code))
+        (item, rater, code(value), -1 if ms is None else ms, -1 if shown is None else _suggested(shown, code))
         for item, rater, value, ms, shown in rows
     ]
     columns = np.array(table, np.int64).reshape(-1, 5)
@@ -192,11 +192,10 @@ def _answers(db: sa.Connection, question: str) -> _Answers:
     )
 
 
-def _suggested(shown: str, question: str, code: Callable[[str], int]) -> int:
+def _suggested(shown: str, code: Callable[[str], int]) -> int:
     """The suggestion that was shown before the answer, as a value; -1 where there was none."""
     told = parsed(shown)
-    suggestion = told.get("suggestion") if isinstance(told, dict) else None
-    value = suggestion.get(question) if isinstance(suggestion, dict) else None
+    value = told.get("suggestion") if isinstance(told, dict) else None
     return -1 if value is None else code(json.dumps(value))
 
 
