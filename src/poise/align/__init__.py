@@ -1,1 +1,1 @@
-"""Alignment: `core` is pure maths, `multiplier` the constraint state, `algorithms` the papers, `engine` the machine."""
+"""Alignment: `core` is pure maths, `multiplier` the state, `algorithms` the papers, `engine` the machine."""

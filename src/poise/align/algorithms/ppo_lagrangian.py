@@ -59,8 +59,8 @@ class PPOLagrangian(NamedTuple):
     lam: float = 0.95
     score_clip: float = 50.0
 
-    def targets(self, experience: Experience, multiplier: float) -> Targets:
-        """Advantage of the actor and returns of both critics at the given multiplier lambda >= 0."""
+    def targets(self, experience: Experience, multiplier: float | Tensor) -> Targets:
+        """Advantage of the actor and returns of both critics at the multiplier lambda >= 0, or float[B, 1] of them."""
         e = experience
         signals = token_signals(e.reward, e.cost, e.log_prob, e.reference_log_prob, e.mask, self.kl, self.score_clip)
         reward: Advantage = gae(signals.reward, e.value_reward, e.mask, self.gamma, self.lam)

@@ -42,13 +42,22 @@ def token_signals(
         log_prob, reference_log_prob: float[B, T] of the sampled tokens.
         mask: bool[B, T], true at response tokens, at least one in a row.
     """
-    penalty = kl * (log_prob - reference_log_prob) * mask
+    penalty = kl * (log_prob - reference_log_prob)
+    return TokenSignals(token_signal(reward, -penalty, mask, clip), token_signal(cost, penalty, mask, clip))
+
+
+def token_signal(score: Tensor, token_term: Tensor, mask: Tensor, clip: float = 50.0) -> Tensor:
+    """float[B, T]: the token term, plus the sequence score at the last response token, clamped to +-`clip`.
+
+    Args:
+        score: float[B].
+        token_term: float[B, T], for example -kl (log pi - log pi_ref) for a reward.
+        mask: bool[B, T], true at response tokens, at least one in a row; the signal is zero elsewhere.
+    """
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, positions, -1).max(-1).values
-    end = (positions[None] == last[:, None]).float()
-    token_reward = (-penalty + end * reward[:, None]).clamp(-clip, clip) * mask
-    token_cost = (penalty + end * cost[:, None]).clamp(-clip, clip) * mask
-    return TokenSignals(token_reward, token_cost)
+    end = (positions[None] == last[:, None]).to(score.dtype)
+    return torch.where(mask, (token_term + end * score[:, None]).clamp(-clip, clip), 0.0)
 
 
 def gae(signal: Tensor, value: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Advantage:
@@ -74,14 +83,33 @@ def gae(signal: Tensor, value: Tensor, mask: Tensor, gamma: float = 1.0, lam: fl
     return Advantage(advantage, (advantage + value) * kept)
 
 
-def combine(advantage_reward: Tensor, advantage_cost: Tensor, multiplier: float) -> Tensor:
-    """A = (A_r - lambda A_c) / (1 + lambda) (Safe RLHF eq. 11): the one place where a constrained method differs.
+def combine(
+    advantage_reward: Tensor,
+    advantage_cost: Tensor | Sequence[Tensor],
+    multiplier: float | Tensor | Sequence[float],
+) -> Tensor:
+    """A = (A_r - sum_k lambda_k A_c,k) / (1 + sum_k lambda_k): the one place where a constrained method differs.
+
+    With one constraint this is Safe RLHF eq. 11. The division keeps the step's size whatever lambda is.
 
     Args:
-        advantage_reward, advantage_cost: float[B, T]; reward higher is better, cost higher is worse.
-        multiplier: lambda >= 0.
+        advantage_reward: float[B, T] or float[B], higher is better.
+        advantage_cost: of the same shape, higher is worse; one, or one for each of K constraints.
+        multiplier: lambda >= 0; one, or K in the order of the costs. One may also be a tensor that broadcasts, for
+            example float[B, 1] for a lambda of its own in each row.
+
+    Raises:
+        ValueError: K costs with another number of multipliers.
     """
-    return (advantage_reward - multiplier * advantage_cost) / (1.0 + multiplier)
+    costs = [advantage_cost] if isinstance(advantage_cost, Tensor) else list(advantage_cost)
+    multipliers = list(multiplier) if isinstance(multiplier, Sequence) else [multiplier]
+    if len(costs) != len(multipliers):
+        raise ValueError(f"{len(costs)} cost advantages need as many multipliers, not {len(multipliers)}")
+    numerator: Tensor = advantage_reward
+    denominator: float | Tensor = 1.0
+    for cost, each in zip(costs, multipliers, strict=True):
+        numerator, denominator = numerator - each * cost, denominator + each
+    return numerator / denominator
 
 
 def center(advantages: Sequence[Tensor], masks: Sequence[Tensor], groups: Sequence[Tensor]) -> list[Tensor]:

@@ -24,3 +24,17 @@ def critic_loss(value: Tensor, old_value: Tensor, returns: Tensor, mask: Tensor,
     """0.5 E max((V - R)^2, (clip(V, V_old +- clip) - R)^2), all float[B, T]."""
     clipped = torch.minimum(torch.maximum(value, old_value - clip), old_value + clip)
     return 0.5 * masked_mean(torch.maximum((value - returns).square(), (clipped - returns).square()), mask)
+
+
+def sequence_actor_loss(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """`actor_loss` with the whole response as one action: rho = pi(y | x) / pi_old(y | x).
+
+    Args:
+        log_prob, old_log_prob: float[B, T] of the tokens.
+        advantage: float[B] of the responses.
+        mask: bool[B, T], true at response tokens, at least one in a row.
+    """
+    ratio = torch.exp(torch.where(mask, log_prob - old_log_prob, 0.0).sum(-1))
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()

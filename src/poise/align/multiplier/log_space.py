@@ -1,39 +1,18 @@
-"""The Lagrange multiplier: rises while the mean cost is above the threshold, falls while it is below.
+"""The published rule (Safe RLHF, Dai et al., arXiv 2310.12773, section 3.3, eq. 12 in logarithms).
 
-`LogMultiplier` is the published rule (Safe RLHF, section 3.3, eq. 12 in logarithms):
 ln lambda <- ln lambda + eta lambda (J_C - d), an SGD step on ln lambda, with ln lambda bounded above. It is updated
 once per rollout from a window of recent sequence costs, so its speed does not depend on the batch shape, and it is
-state: `state_dict` holds all that a resumed run needs.
+state: `state_dict` holds all that a resumed run needs. The step is proportional to lambda: fast when lambda is large,
+almost still when it is small.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-
-class Multiplier(Protocol):
-    """What turns measured costs into lambda >= 0."""
-
-    @property
-    def value(self) -> float:
-        """lambda."""
-        ...
-
-    def update(self, costs: Sequence[float]) -> float:
-        """Take the sequence costs of one rollout (higher is worse); returns the new lambda."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able state."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
-        ...
-
+from poise.align.multiplier.window import CostWindow
 
 _LARGEST = 50.0  # ln lambda without a maximum: keeps exp() finite
 
@@ -50,7 +29,7 @@ class LogMultiplier:
         delay: rollouts before the first update.
 
     Raises:
-        ValueError: `initial` or `maximum` not positive.
+        ValueError: `initial` or `maximum` not positive, or a window without room.
     """
 
     def __init__(
@@ -64,11 +43,10 @@ class LogMultiplier:
     ) -> None:
         if initial <= 0 or (maximum is not None and maximum <= 0):
             raise ValueError(f"multiplier starts at {initial} with maximum {maximum}; both must be positive")
-        self.threshold, self.lr, self.delay = threshold, lr, delay
+        self.threshold, self.lr = threshold, lr
         self._log_maximum = _LARGEST if maximum is None else math.log(maximum)
         self._log = min(math.log(initial), self._log_maximum)
-        self._costs: deque[float] = deque(maxlen=window)
-        self._rollouts = 0
+        self._window = CostWindow(window, delay)
 
     @property
     def value(self) -> float:
@@ -78,7 +56,7 @@ class LogMultiplier:
     @property
     def measured_cost(self) -> float:
         """Mean of the window, the J_C of the last update; NaN before the first."""
-        return sum(self._costs) / len(self._costs) if self._costs else math.nan
+        return self._window.mean
 
     def update(self, costs: Sequence[float]) -> float:
         """One step from the costs of one rollout; returns the new lambda.
@@ -86,26 +64,30 @@ class LogMultiplier:
         Raises:
             ValueError: no cost, or one that is not finite.
         """
-        if not costs or not all(math.isfinite(cost) for cost in costs):
-            raise ValueError("a rollout needs at least one cost, and all of them finite")
-        self._costs.extend(costs)
-        self._rollouts += 1
-        if self._rollouts > self.delay:
+        if self._window.push(costs):
             step = self.lr * self.value * (self.measured_cost - self.threshold)
             self._log = min(self._log + step, self._log_maximum)
         return self.value
 
     def state_dict(self) -> dict[str, Any]:
         """ln lambda, the window and the rollout count."""
-        return {"log": self._log, "costs": list(self._costs), "rollouts": self._rollouts}
+        return {"log": self._log, **self._window.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
-        self._log, self._rollouts = float(state["log"]), int(state["rollouts"])
-        self._costs.clear()
-        self._costs.extend(state["costs"])
+        self._log = float(state["log"])
+        self._window.load_state_dict(state)
 
 
-def threshold_from_paper(d: float) -> float:
-    """Safe RLHF writes the constraint as J_C + d <= 0; here it is mean cost <= threshold, so threshold = -d."""
-    return -d
+def bounded_budget(threshold: float = -0.5, initial: float = 10.0, maximum: float = 20.0) -> LogMultiplier:
+    """The multiplier of Safe RLHF-V (Ji et al., arXiv 2503.17682) with its published constants.
+
+    It starts high and may not pass `maximum`, so that a stubborn cost can't push the reward out of the gradient:
+    the reward keeps at least 1 / (1 + maximum) of the weight. One rollout passes before it moves. What the paper calls
+    the budget bound is known from its code alone, as this upper clamp; the code's second clamp, of the step's loss to
+    +-1e6, can't bind while lambda <= 20 and costs are scores, and is left out.
+
+    Args:
+        threshold: mean cost allowed; -0.5 is the code's, in our sign.
+    """
+    return LogMultiplier(threshold=threshold, initial=initial, lr=0.1, maximum=maximum, window=128, delay=1)
