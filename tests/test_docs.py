@@ -19,8 +19,8 @@ from poise.guard.others import FAMILIES
 DOCS = Path(__file__).parents[1] / "docs"
 EXIT = {"contamination": 4}
 """Commands that are meant to find something; a release of the same prompts overlaps with them."""
-LEAST = {"data": 10}
-"""Commands that a page has at least; 1 where it is not said."""
+LEAST = {"data": 10, "guard-serving": 0}
+"""Commands that a page has at least; 1 where it is not said. Those on a trained guard run in `tests/guard/fast`."""
 ADDRESS = "http://127.0.0.1:8000/v1"
 """Where the pages suppose the fake server."""
 

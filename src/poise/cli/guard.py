@@ -48,20 +48,20 @@ def train(
 
 @app.command()
 def evaluate(
-    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that `poise guard train` wrote.")],
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported.")],
     tables: Annotated[Path, typer.Argument(metavar="TABLES", help="Folder of labelled tables.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the metrics as JSON.")] = None,
 ) -> None:
     """Measure a guard on labelled tables, set by set."""
     from poise.data.folders import write_json
     from poise.data.tables import open_tables
-    from poise.guard.fit.apply import TrainedGuard
+    from poise.guard.fast.opening import open_guard
     from poise.guard.fit.apply import evaluate as measure
     from poise.pipeline import progress
 
     opened = open_tables(tables)
     with progress(iter(()), unit="windows", what="judging") as bar:
-        measured = measure(TrainedGuard(guard), opened, bar.update)
+        measured = measure(open_guard(guard), opened, bar.update)
     for line in table_lines(measured):
         typer.echo(line)
     if out is not None:
@@ -70,7 +70,7 @@ def evaluate(
 
 @app.command()
 def label(
-    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that `poise guard train` wrote.")],
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported.")],
     tables: Annotated[Path, typer.Argument(metavar="TABLES", help="Folder of tables.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the rows and judgements go.")],
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
@@ -78,13 +78,14 @@ def label(
     """Categories and severity of every response by a trained guard, as judgements beside the rows."""
     from poise.data.folders import refuse_used
     from poise.data.tables import open_tables
-    from poise.guard.fit.apply import TrainedGuard, label_tables
+    from poise.guard.fast.opening import open_guard
+    from poise.guard.fit.apply import label_tables
     from poise.pipeline import progress
 
     refuse_used(out, force)
     opened = open_tables(tables)
     with progress(iter(()), unit="windows", what="judging") as bar:
-        counts = label_tables(TrainedGuard(guard), opened, out, replace=force, on_rows=bar.update)
+        counts = label_tables(open_guard(guard), opened, out, replace=force, on_rows=bar.update)
     typer.echo(f"{out}: " + ", ".join(f"{verdict} {count:,}" for verdict, count in sorted(counts.items())))
 
 

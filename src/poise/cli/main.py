@@ -17,7 +17,7 @@ import typer
 
 import poise
 
-# agreement, data_steps, guarding, joint, serving, storing and workbench add themselves to `annotate`, `data`, `guard`
+# modules that are not named for a group add themselves to `annotate`, `data` and `guard`
 from poise.cli import (  # noqa: F401
     agreement,
     align,
@@ -26,6 +26,7 @@ from poise.cli import (  # noqa: F401
     data,
     data_steps,
     guard,
+    guard_serving,
     guarding,
     joint,
     llm,

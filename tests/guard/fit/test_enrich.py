@@ -12,7 +12,8 @@ import torch
 from poise.data.records import DualRecord, PromptRecord
 from poise.data.records import PartialLabel as Label
 from poise.data.tables import TableWriter, open_tables
-from poise.guard.fit.calibration import level_cuts, levels_of
+from poise.guard.calibration import levels_of
+from poise.guard.fit.calibration import level_cuts
 from poise.guard.fit.enrich import REFUSALS, disguised, enrich
 from poise.guard.fit.loss import pair_loss
 from poise.guard.fit.model import GuardModel

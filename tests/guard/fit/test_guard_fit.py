@@ -18,15 +18,17 @@ from poise.cli.main import main
 from poise.data.records import DualRecord, JudgementRecord, PartialLabel, PromptRecord, QARecord
 from poise.data.tables import TableWriter, open_tables
 from poise.errors import PoiseError
+from poise.guard.calibration import Calibration
 from poise.guard.fit.apply import TrainedGuard
-from poise.guard.fit.calibration import Calibration, calibrate, threshold_at, thresholds
+from poise.guard.fit.calibration import calibrate, threshold_at, thresholds
 from poise.guard.fit.loss import GuardTargets, binary, guard_loss
 from poise.guard.fit.measure import category_table, set_table, severity_table
-from poise.guard.fit.model import GuardLogits, GuardModel, _slices
+from poise.guard.fit.model import GuardLogits, GuardModel
 from poise.guard.fit.plan import DataPlan, ModelPlan, SetUse, TrainingPlan
 from poise.guard.fit.rows import Row, rows_of
 from poise.guard.fit.run import Plan, Watch, train_guard
 from poise.guard.fit.training import fit, targets_of
+from poise.guard.windows import slices
 from poise.harm import CATEGORIES
 
 NAN = math.nan
@@ -111,7 +113,7 @@ def test_the_loss_weighs_rows_and_ignores_the_unknown() -> None:
 @given(st.integers(0, 700), st.integers(1, 90))
 def test_slices_cover_everything(length: int, size: int) -> None:
     ids = list(range(length))
-    found = _slices(ids, size)
+    found = slices(ids, size)
     assert all(len(part) <= size for part in found) and {i for part in found for i in part} == set(ids)
 
 
@@ -159,7 +161,7 @@ def test_calibration_recovers_a_known_scale_and_keeps_the_order() -> None:
     assert found.severity[0] == pytest.approx(0.5, abs=0.05) and found.severity[1][0] == pytest.approx(-0.5, abs=0.1)
     assert found.categories == ((1.0, 0.0),) * 19 and found.refusal == (1.0, 0.0)  # nothing known of them
     applied = found.apply(given_logits)
-    assert (applied.at_least.diff(dim=1) <= 0).all()
+    assert (np.diff(applied.at_least, axis=1) <= 0).all()
     assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 

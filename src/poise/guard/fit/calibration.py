@@ -1,91 +1,134 @@
 """Probabilities that mean what they say, and thresholds for a stated false positive rate.
 
 Each head is calibrated by a scale and a shift of its logits (Platt 1999; with one scale it is temperature scaling, Guo
-et al. 2017), fitted on rows kept out of training. The three severity thresholds share one scale, so their order is
+et al. 2017), or by a monotone map (pool adjacent violators; centred as in Oron and Flournoy 2017, so that texts keep
+their order), fitted on rows kept out of training. The three severity thresholds share one scale, so their order is
 kept. A head with too few examples of either kind keeps its logits. A threshold is the smallest probability above which
-at most the stated share of the rows without the harm lies.
+at most the stated share of the rows without the harm lies. Applying the maps is `poise.guard.calibration`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from poise.guard.calibration import Calibration, Floats, Isotonic, Platt, SeverityMap, sigmoid
 from poise.guard.fit.loss import GuardTargets, binary
-from poise.guard.fit.model import GuardLogits
 from poise.harm import CATEGORIES
 
 LEAST = 20
 """Examples of each kind that a head needs."""
+Method = Literal["platt", "isotonic"]
+HEADS = (*(category.code for category in CATEGORIES), "severity", "refusal")
+"""What is calibrated by itself: each of the 19, the three severity thresholds, refusal."""
 
 
-class Calibration(NamedTuple):
-    """Scales and shifts of the logits.
+def calibrate(
+    logits: tuple[ArrayLike, ArrayLike, ArrayLike],
+    targets: GuardTargets,
+    methods: Mapping[str, Method] | None = None,
+) -> Calibration:
+    """Fit the maps on rows that were not trained on.
 
     Args:
-        categories: (scale, shift) of each of the 19.
-        severity: (scale, shift of each of the three thresholds).
-        refusal: (scale, shift).
+        logits: categories (N, 19), at_least (N, 3), refusal (N,), not calibrated.
+        targets: what is known of the N rows.
+        methods: of each of `HEADS`; those not named are "platt".
     """
-
-    categories: tuple[tuple[float, float], ...]
-    severity: tuple[float, tuple[float, float, float]]
-    refusal: tuple[float, float]
-
-    @classmethod
-    def none(cls) -> Calibration:
-        """Logits as they are."""
-        return cls(((1.0, 0.0),) * len(CATEGORIES), (1.0, (0.0, 0.0, 0.0)), (1.0, 0.0))
-
-    def apply(self, logits: GuardLogits) -> GuardLogits:
-        """Calibrated logits of the same shapes; thresholds stay in order."""
-        scale, shift = torch.tensor(self.categories).T
-        severity, cuts = self.severity[0], torch.tensor(self.severity[1])
-        at_least = torch.cummin(logits.at_least * severity + cuts, dim=1).values
-        refusal = logits.refusal * self.refusal[0] + self.refusal[1]
-        return GuardLogits(logits.categories * scale + shift, at_least, refusal)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"categories": self.categories, "severity": self.severity, "refusal": self.refusal}
-
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Calibration:
-        """What `to_json` gave."""
-        scale, cuts = told["severity"]
-        return cls(
-            tuple((float(a), float(b)) for a, b in told["categories"]),
-            (float(scale), (float(cuts[0]), float(cuts[1]), float(cuts[2]))),
-            (float(told["refusal"][0]), float(told["refusal"][1])),
-        )
+    chosen = methods or {}
+    found, at_least, refused = (torch.as_tensor(np.asarray(part, dtype=np.float32)) for part in logits)
+    maps = [
+        _head(found[:, k], targets.categories[:, k], chosen.get(category.code, "platt"))
+        for k, category in enumerate(CATEGORIES)
+    ]
+    severity = _severity(at_least, targets.at_least, chosen.get("severity", "platt"))
+    return Calibration(tuple(maps), severity, _head(refused, targets.refusal, chosen.get("refusal", "platt")))
 
 
-def calibrate(logits: GuardLogits, targets: GuardTargets) -> Calibration:
-    """Fit scales and shifts on rows that were not trained on."""
-    severity = (1.0, (0.0, 0.0, 0.0))
-    if _enough(targets.at_least[:, 0]):
-        scale, shifts = _fit(logits.at_least, targets.at_least)
-        known = [_enough(column) for column in targets.at_least.T]
-        moved = [shift if fine else shifts[0] for shift, fine in zip(shifts, known, strict=True)]
-        severity = (scale, (moved[0], moved[1], moved[2]))
-    categories = []
-    for k in range(len(CATEGORIES)):
-        fitted = (1.0, 0.0)
-        if _enough(targets.categories[:, k]):
-            scale, shifts = _fit(logits.categories[:, k : k + 1], targets.categories[:, k : k + 1])
-            fitted = (scale, shifts[0])
-        categories.append(fitted)
-    refusal = (1.0, 0.0)
-    if _enough(targets.refusal):
-        scale, shifts = _fit(logits.refusal[:, None], targets.refusal[:, None])
-        refusal = (scale, shifts[0])
-    return Calibration(tuple(categories), severity, refusal)
+def _head(logits: Tensor, target: Tensor, method: Method) -> Platt | Isotonic:
+    if not _enough(target):
+        return 1.0, 0.0
+    if method == "isotonic":
+        return isotonic(logits.numpy(), target.numpy())
+    scale, shifts = _fit(logits[:, None], target[:, None])
+    return scale, shifts[0]
+
+
+def _severity(logits: Tensor, target: Tensor, method: Method) -> SeverityMap:
+    """A threshold that too few rows know is moved as the first one is."""
+    known = [_enough(column) for column in target.T]
+    if not known[0]:
+        return 1.0, (0.0, 0.0, 0.0)
+    if method == "isotonic" and all(known):
+        first, second, third = (isotonic(logits[:, j].numpy(), target[:, j].numpy()) for j in range(3))
+        return first, second, third
+    scale, shifts = _fit(logits, target)
+    moved = [shift if fine else shifts[0] for shift, fine in zip(shifts, known, strict=True)]
+    return scale, (moved[0], moved[1], moved[2])
+
+
+def isotonic(logit: NDArray[np.floating], target: NDArray[np.floating]) -> Isotonic:
+    """The monotone map with the least squared error, through the centres of its blocks.
+
+    Log-odds are kept within those of 1 / (n + 2) and (n + 1) / (n + 2): no n rows make anything certain.
+
+    Args:
+        logit, target: shape (N,); NaN targets are left out; targets may be shares of raters.
+    """
+    known = ~np.isnan(target)
+    x, y = logit[known].astype(np.float64), target[known].astype(np.float64)
+    values, inverse = np.unique(x, return_inverse=True)
+    weight = np.bincount(inverse).astype(np.float64)
+    means, sizes = pool_adjacent(np.bincount(inverse, weights=y) / weight, weight)
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    mass = np.add.reduceat(weight, starts)
+    centres = np.add.reduceat(values * weight, starts) / mass
+    bound = 1.0 / (len(x) + 2)
+    share = np.clip(means, bound, 1.0 - bound)
+    return Isotonic(tuple(centres.tolist()), tuple(np.log(share / (1.0 - share)).tolist()))
+
+
+def pool_adjacent(y: Floats, weight: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Means of the blocks of the non-decreasing fit to y with least weighted squared error, and how many y each has.
+
+    Pool adjacent violators (Ayer et al. 1955), in one pass.
+    """
+    means: list[float] = []
+    masses: list[float] = []
+    sizes: list[int] = []
+    for value, mass in zip(y.tolist(), weight.tolist(), strict=True):
+        means.append(value)
+        masses.append(mass)
+        sizes.append(1)
+        while len(means) > 1 and means[-2] >= means[-1]:
+            both = masses[-2] + masses[-1]
+            means[-2:] = [(means[-2] * masses[-2] + means[-1] * masses[-1]) / both]
+            masses[-2:] = [both]
+            sizes[-2:] = [sizes[-2] + sizes[-1]]
+    return np.array(means), np.array(sizes, dtype=np.int64)
+
+
+def head_logits(logits: tuple[ArrayLike, ArrayLike, ArrayLike], head: str) -> NDArray[np.float32]:
+    """The columns of one of `HEADS`, shape (N, 1), or (N, 3) of severity; targets are taken apart the same way."""
+    categories, at_least, refusal = (np.asarray(part, dtype=np.float32) for part in logits)
+    if head == "severity":
+        return at_least
+    return refusal[:, None] if head == "refusal" else categories[:, HEADS.index(head)][:, None]
+
+
+def log_loss(logits: NDArray[np.floating], target: NDArray[np.floating]) -> float:
+    """Mean cross-entropy in nats over what is known; NaN where nothing is."""
+    known = ~np.isnan(target)
+    p = np.clip(sigmoid(logits[known]), 1e-9, 1 - 1e-9)
+    y = target[known]
+    return float(-(y * np.log(p) + (1 - y) * np.log1p(-p)).mean()) if known.any() else float("nan")
 
 
 def _enough(target: Tensor) -> bool:
@@ -151,16 +194,3 @@ def level_cuts(at_least: NDArray[np.floating], target: NDArray[np.floating]) -> 
         share = float(target[known, column].mean()) if known.sum() >= LEAST else 0.0
         cuts.append(float(np.quantile(at_least[known, column], 1 - share)) if 0.0 < share < 1.0 else 0.5)
     return cuts[0], cuts[1]
-
-
-def levels_of(
-    at_least: NDArray[np.floating], cuts: tuple[float, float], unsafe: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Severity 0..3 of each row, at least minor where it is unsafe.
-
-    Args:
-        at_least: shape (N, 3); unsafe: shape (N,).
-    """
-    moderate = at_least[:, 1] >= cuts[0]
-    severe = at_least[:, 2] >= cuts[1]
-    return np.where(unsafe, np.where(severe, 3, np.where(moderate, 2, 1)), 0).astype(np.int64)

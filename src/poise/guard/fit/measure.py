@@ -62,6 +62,8 @@ def severity_table(rows: Sequence[Row], train: Sequence[Row], levels: NDArray[np
 
     Args:
         levels: predicted severity of each row, shape (N,).
+
+    Without graded training rows there is no category prior.
     """
     graded = {row.source for row in rows if row.at_least[0] == 1.0 and _level(row) is not None}
     known = [i for i, row in enumerate(rows) if row.source in graded and _level(row) is not None]
@@ -74,9 +76,12 @@ def severity_table(rows: Sequence[Row], train: Sequence[Row], levels: NDArray[np
         if (level := _level(row)) is not None:
             by_set.setdefault(_named(row), Counter())[level] += 1
     overall: Counter[int] = sum(by_set.values(), Counter())
-    prior = np.array([(by_set.get(_named(rows[i])) or overall).most_common(1)[0][0] for i in known])
+    guesses = {"guard": said, "always moderate": np.full_like(true, 2)}
+    if overall:
+        prior = [(by_set.get(_named(rows[i])) or overall).most_common(1)[0][0] for i in known]
+        guesses["category prior"] = np.array(prior)
     found: dict[str, Any] = {"n": len(known), "levels": np.bincount(true, minlength=4).tolist()}
-    for name, guess in (("guard", said), ("always moderate", np.full_like(true, 2)), ("category prior", prior)):
+    for name, guess in guesses.items():
         severe = true == 3
         found[name] = {
             "macro_f1": metrics.macro_f1(guess, true, 4),

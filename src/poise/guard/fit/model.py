@@ -16,16 +16,11 @@ from torch import Tensor, nn
 
 from poise.errors import PoiseError
 from poise.guard.normalise import normalise
+from poise.guard.windows import Logits, Marks, Text, Window, highest, padded, windows
 from poise.models.bundled import resolve
 from poise.models.encoder import Encoder, ignore
 from poise.models.heads import ModerationHeads
 from poise.models.precision import frozen_dtype
-
-Text = tuple[str, str | None]
-"""(prompt, answer); the answer is None where only the prompt is judged."""
-Window = tuple[list[int], list[int]]
-"""Token ids of (a part of) the prompt and of the answer."""
-_STRIDE = 0.75  # share of a window after which the next one begins
 
 
 class GuardLogits(NamedTuple):
@@ -70,6 +65,7 @@ class GuardModel(nn.Module):
         self.heads = ModerationHeads(self.encoder.width)
         self.refusal = nn.Linear(self.encoder.width, 1)
         nn.init.zeros_(self.heads.severity.weight)
+        self.mixed = frozen_dtype(self.encoder.device) == torch.bfloat16
         self.to(self.encoder.device)
 
     @property
@@ -77,49 +73,41 @@ class GuardModel(nn.Module):
         """Where it is."""
         return self.encoder.device
 
-    def windows(self, text: Text) -> list[Window]:
-        """Token ids (prompt part, answer part) of each window; every token is in at least one of them.
+    @property
+    def marks(self) -> Marks:
+        """Token ids that frame a window."""
+        tokenizer = self.encoder.tokenizer
+        return Marks(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
 
-        An answer is read with the end of a long prompt, where the request stands.
-        """
+    def windows(self, text: Text) -> list[Window]:
+        """Token ids (prompt part, answer part) of each window; every token is in at least one of them."""
         prompt, response = (self._ids(part or "") for part in text)
-        room = self.encoder.max_length - 3  # [CLS] prompt [SEP] answer [SEP]
-        if len(prompt) + len(response) <= room:
-            return [(prompt, response)]
-        most = room if not response else max(room // 3, room - len(response))
-        heads = _slices(prompt, most)
-        tails = _slices(response, room - len(heads[-1]))
-        return [(heads[-1], tail) for tail in tails] + [(head, tails[0]) for head in heads[:-1]]
+        return windows(prompt, response, self.encoder.max_length)
 
     def _ids(self, text: str) -> list[int]:
         plain = normalise(text, self._vocabulary.__contains__)
         ids: list[int] = self.encoder.tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    def forward(self, windows: Sequence[Window]) -> GuardLogits:
+    def forward(self, chosen: Sequence[Window]) -> GuardLogits:
         """Logits of B windows."""
-        tokenizer, device = self.encoder.tokenizer, self.device
-        rows = [
-            [tokenizer.cls_token_id, *head, tokenizer.sep_token_id, *tail, tokenizer.sep_token_id]
-            for head, tail in windows
-        ]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-        kinds, mask = torch.zeros_like(ids), torch.zeros_like(ids)
-        for i, (row, (head, _)) in enumerate(zip(rows, windows, strict=True)):
-            ids[i, : len(row)] = torch.tensor(row)
-            kinds[i, len(head) + 2 : len(row)] = 1
-            mask[i, : len(row)] = 1
-        fast = frozen_dtype(device) == torch.bfloat16
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast):
-            hidden: Tensor = self.encoder.model(
-                input_ids=ids.to(device), token_type_ids=kinds.to(device), attention_mask=mask.to(device)
-            ).last_hidden_state
-        kept = mask.to(device)[:, :, None].float()
-        pooled = (hidden.float() * kept).sum(1) / kept.sum(1)
-        features = self.dropout(nn.functional.normalize(pooled, dim=-1) * self.encoder.width**0.5 / 4)
-        logits = self.heads(features)
-        return GuardLogits(logits.categories, logits.at_least, self.refusal(features)[:, 0])
+        ids, kinds, mask = (torch.from_numpy(part).to(self.device) for part in padded(chosen, self.marks))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed):
+            return self.from_ids(ids, kinds, mask)
+
+    def from_ids(self, ids: Tensor, kinds: Tensor, mask: Tensor) -> GuardLogits:
+        """Logits of padded windows; what is exported.
+
+        Args:
+            ids, kinds, mask: int64[B, L], as `poise.guard.windows.Batch`.
+        """
+        hidden: Tensor = self.encoder.model(input_ids=ids, token_type_ids=kinds, attention_mask=mask).last_hidden_state
+        with torch.autocast(self.device.type, enabled=False):
+            kept = mask[:, :, None].float()
+            pooled = (hidden.float() * kept).sum(1) / kept.sum(1)
+            features = self.dropout(nn.functional.normalize(pooled, dim=-1) * self.encoder.width**0.5 / 4)
+            logits = self.heads(features)
+            return GuardLogits(logits.categories, logits.at_least, self.refusal(features)[:, 0])
 
     @torch.no_grad()
     def logits(
@@ -127,21 +115,23 @@ class GuardModel(nn.Module):
     ) -> GuardLogits:
         """Logits of all texts in order, on the CPU: of several windows the highest one."""
         self.eval()
-        pieces = [(i, window) for i, text in enumerate(texts) for window in self.windows(text)]
-        order = sorted(range(len(pieces)), key=lambda at: len(pieces[at][1][0]) + len(pieces[at][1][1]))
-        out = GuardLogits(
-            torch.full((len(texts), 19), -torch.inf),
-            torch.full((len(texts), 3), -torch.inf),
-            torch.full((len(texts),), -torch.inf),
-        )
-        for start in range(0, len(order), batch_size):
-            chosen = [pieces[at] for at in order[start : start + batch_size]]
-            found = self([window for _, window in chosen])
-            for row, (i, _) in enumerate(chosen):
-                for whole, part in zip(out, found, strict=True):
-                    whole[i] = torch.maximum(whole[i], part[row].float().cpu())
-            on_rows(len(chosen))
-        return out
+
+        def run(chosen: Sequence[Window]) -> Logits:
+            return Logits(*(part.float().cpu().numpy() for part in self(chosen)))
+
+        found = highest(texts, self.windows, run, batch_size=batch_size, on_rows=on_rows)
+        return GuardLogits(*map(torch.from_numpy, found))
+
+    def merge(self) -> None:
+        """Fold the adapters into the trunk's weights; it says the same as before."""
+        if self.settings["lora_rank"]:
+            self.encoder.model = self.encoder.model.merge_and_unload()
+            self.settings["lora_rank"] = 0
+
+    def run_in(self, dtype: torch.dtype) -> None:
+        """Hold and compute the trunk in float32 or bfloat16 from now on; heads stay float32."""
+        self.encoder.model.to(dtype)
+        self.mixed = False
 
     def save(self, folder: Path, more: dict[str, Any]) -> None:
         """Write trunk (or its adapters), tokenizer, heads and settings; `more["encoder"]` names the trunk."""
@@ -173,6 +163,8 @@ class GuardModel(nn.Module):
 
                 guard.encoder.model = PeftModel.from_pretrained(guard.encoder.model, folder)
                 guard.settings["lora_rank"] = settings["lora_rank"]
+            if (engine := settings.get("engine")) is not None:
+                guard.run_in(torch.bfloat16 if engine == "torch-bf16" else torch.float32)
         except (OSError, ValueError, KeyError) as error:
             raise PoiseError(
                 f"holds no guard ({type(error).__name__})", where=str(folder), do="train one: poise guard train"
@@ -180,14 +172,6 @@ class GuardModel(nn.Module):
         for name, part in (("heads", guard.heads), ("refusal", guard.refusal)):
             part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(name)})
         return guard.eval(), settings
-
-
-def _slices(ids: list[int], size: int) -> list[list[int]]:
-    """Overlapping pieces of `size` tokens that cover all; a short text is one piece."""
-    if len(ids) <= size:
-        return [ids]
-    last, step = len(ids) - size, max(1, int(size * _STRIDE))
-    return [ids[start : start + size] for start in (*range(0, last, step), last)]
 
 
 def _adapted(model: Any, rank: int) -> Any:

@@ -200,6 +200,18 @@ def _targets(label: PartialLabel) -> tuple[tuple[float, ...], tuple[float, float
     return categories, (1.0 if label.safe is False else NAN, NAN, NAN)
 
 
+def labelled_rows(tables: Tables) -> list[Row]:
+    """All rows with a label in the 19 categories (see `poise data map`); part is "test" where a row says so."""
+    names = {
+        name
+        for unit in ("qa", "default", "pairs-extended", "prompt")
+        if unit in tables
+        for batch in tables[unit].batches(["dataset"])
+        for name in batch.column("dataset").unique().to_pylist()
+    }
+    return rows_of(tables, DataPlan(sets={name or "": SetUse(rows=10**9) for name in names}, calibration_share=1e-9), 0)
+
+
 def _thinned(rows: list[Row], plan: DataPlan, seed: int) -> list[Row]:
     kept: list[Row] = []
     by_set: dict[str, list[Row]] = defaultdict(list)

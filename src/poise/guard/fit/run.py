@@ -15,20 +15,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from poise.data.folders import partial_folder, write_json
 from poise.errors import PoiseError
-from poise.guard.fit.calibration import Calibration, calibrate, level_cuts, levels_of, thresholds
+from poise.guard.calibration import Calibration, levels_of, probabilities
+from poise.guard.fit.calibration import calibrate, level_cuts, thresholds
 from poise.guard.fit.measure import category_table, set_table, severity_table, tfidf_scores
 from poise.guard.fit.model import GuardLogits, GuardModel
 from poise.guard.fit.plan import DataPlan, ModelPlan, TrainingPlan
 from poise.guard.fit.rows import Row, prepare, rows_of
 from poise.guard.fit.training import fit, targets_of
+from poise.guard.windows import Logits
 from poise.harm import policy_version
 from poise.models.bundled import resolve
-from poise.models.heads import severity_probabilities
 
 FALSE_POSITIVES = 0.05
 """Share of harmless calibration rows that the shipped thresholds let be flagged."""
@@ -101,40 +101,8 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
     return measured
 
 
-class Probabilities(NamedTuple):
-    """Calibrated probabilities of N texts.
-
-    Args:
-        unsafe: P(severity >= 1), shape (N,).
-        severity: P(severity = 0..3), shape (N, 4).
-        categories: shape (N, 19).
-        refusal: shape (N,).
-    """
-
-    unsafe: Any
-    severity: Any
-    categories: Any
-    refusal: Any
-
-    @property
-    def at_least(self) -> Any:
-        """P(severity >= 1, 2, 3), shape (N, 3)."""
-        return 1.0 - np.cumsum(self.severity, axis=1)[:, :3]
-
-
-def probabilities(logits: GuardLogits) -> Probabilities:
-    """Of calibrated logits."""
-    severity = severity_probabilities(logits.at_least)
-    return Probabilities(
-        torch.sigmoid(logits.at_least[:, 0]).double().numpy(),
-        severity.double().numpy(),
-        torch.sigmoid(logits.categories).double().numpy(),
-        torch.sigmoid(logits.refusal).double().numpy(),
-    )
-
-
 def measure(
-    logits: GuardLogits, rows: Sequence[Row], train: Sequence[Row], threshold: float, cuts: tuple[float, float]
+    logits: Logits, rows: Sequence[Row], train: Sequence[Row], threshold: float, cuts: tuple[float, float]
 ) -> dict[str, Any]:
     """Tables by set, of severity and of categories; TF-IDF beside where scikit-learn is installed.
 

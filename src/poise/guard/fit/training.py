@@ -13,10 +13,11 @@ from poise.data import uniform_seed
 from poise.errors import PoiseError
 from poise.guard.fit.enrich import disguised
 from poise.guard.fit.loss import GuardTargets, guard_loss, pair_loss
-from poise.guard.fit.model import GuardLogits, GuardModel, Window
+from poise.guard.fit.model import GuardLogits, GuardModel
 from poise.guard.fit.plan import TrainingPlan
 from poise.guard.fit.rows import Row
 from poise.guard.training import warm_linear
+from poise.guard.windows import Window
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 
 CHECKPOINT_EVERY = 100

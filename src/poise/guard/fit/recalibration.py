@@ -1,0 +1,214 @@
+"""Calibration and thresholds anew on somebody's own labelled rows; the weights stay.
+
+Which map a head gets, and its curves, are told by rows that the map was not fitted on (five folds by prompt); the maps
+that are kept, and the thresholds, are fitted on all rows. What was served is what is calibrated: of an exported guard
+the exported network's logits.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from poise import metrics
+from poise.data import uniform_seed
+from poise.data.folders import partial_folder, write_json
+from poise.data.tables import Tables
+from poise.errors import PoiseError
+from poise.guard.calibrated import CalibratedGuard
+from poise.guard.calibration import Calibration, probabilities, sigmoid
+from poise.guard.fit.calibration import HEADS, LEAST, Method, calibrate, head_logits, level_cuts, log_loss, thresholds
+from poise.guard.fit.curves import curve, draw
+from poise.guard.fit.loss import GuardTargets
+from poise.guard.fit.rows import labelled_rows
+from poise.guard.fit.training import targets_of
+from poise.guard.windows import Logits
+from poise.harm import Severity
+from poise.models.encoder import ignore
+
+FOLDS = 5
+CURVES, PLOT = "curves.json", "curves.png"
+_COLUMNS = {"unsafe": ("severity", 0), "moderate": ("severity", 1), "severe": ("severity", 2)}
+
+
+class Fitted(NamedTuple):
+    """Args: calibration: of all rows; methods: of each head; held: logits of each row by maps that did not see it."""
+
+    calibration: Calibration
+    methods: dict[str, Method]
+    held: Logits
+
+
+def fit_maps(
+    logits: Logits, targets: GuardTargets, folds: NDArray[np.int64], method: Literal["platt", "isotonic", "auto"]
+) -> Fitted:
+    """Maps of all heads, and what maps of the same kind say of rows that they were not fitted on.
+
+    Args:
+        logits: not calibrated, of N rows.
+        targets: what is known of them.
+        folds: of each row, shape (N,).
+        method: "auto" takes for each head the one with the lower loss on rows kept apart.
+    """
+    kinds: tuple[Method, ...] = ("platt", "isotonic") if method == "auto" else (method,)
+    apart = {kind: _out_of_fold(logits, targets, folds, kind) for kind in kinds}
+    told = (targets.categories, targets.at_least, targets.refusal)
+    methods: dict[str, Method] = {}
+    for head in HEADS:
+        loss = {kind: log_loss(head_logits(apart[kind], head), head_logits(told, head)) for kind in kinds}
+        methods[head] = min(kinds, key=lambda kind: np.inf if np.isnan(loss[kind]) else loss[kind])
+    parts = {head: head_logits(apart[methods[head]], head) for head in HEADS}
+    held = Logits(
+        np.concatenate([parts[head] for head in HEADS[:-2]], axis=1), parts["severity"], parts["refusal"][:, 0]
+    )
+    return Fitted(calibrate(logits, targets, methods), methods, held)
+
+
+def _out_of_fold(logits: Logits, targets: GuardTargets, folds: NDArray[np.int64], kind: Method) -> Logits:
+    out = Logits(*(part.copy() for part in logits))
+    for fold in range(FOLDS):
+        kept, held = folds != fold, folds == fold
+        chosen = torch.from_numpy(kept)
+        fitted = calibrate(
+            Logits(*(part[kept] for part in logits)),
+            GuardTargets(*(part[chosen] for part in targets)),
+            dict.fromkeys(HEADS, kind),
+        )
+        for whole, part in zip(out, fitted.apply(Logits(*(part[held] for part in logits))), strict=True):
+            whole[held] = part
+    return out
+
+
+def recalibrate(
+    guard: CalibratedGuard,
+    tables: Tables,
+    out: Path,
+    *,
+    method: Literal["platt", "isotonic", "auto"] = "auto",
+    rate: float = 0.05,
+    block_at: Severity | None = None,
+    on_rows: Callable[[int], object] = ignore,
+) -> dict[str, Any]:
+    """Write a copy of a guard with maps and thresholds fitted on labelled tables, with its curves; returns them.
+
+    Args:
+        tables: rows that say "test" are left out.
+        out: the new folder; must not exist.
+        rate: share of the rows without a harm that its threshold lets be flagged.
+        block_at: the level from which `CalibratedGuard.blocks` says yes.
+
+    Raises:
+        PoiseError: `out` exists, no row may be used, or too few are safe or unsafe.
+    """
+    if out.exists():
+        raise PoiseError("already exists", where=str(out), do="choose another folder")
+    rows = [row for row in labelled_rows(tables) if row.part != "test"]
+    unsafe = [row.unsafe for row in rows if row.unsafe is not None]
+    if min(sum(unsafe), len(unsafe) - sum(unsafe)) < LEAST:
+        raise PoiseError(
+            f"{sum(unsafe)} unsafe and {len(unsafe) - sum(unsafe)} safe rows that don't say test; {LEAST} of each are "
+            "needed",
+            where=str(tables.folder),
+            do="label more, or keep rows of another split apart",
+        )
+    logits = guard.raw_logits([(row.prompt, row.response) for row in rows], on_rows)
+    targets = targets_of(rows, torch.device("cpu"))
+    folds = np.array([uniform_seed(0, "fold", row.prompt) % FOLDS for row in rows])
+    fitted = fit_maps(logits, targets, folds, method)
+    limits = _thresholds(fitted.calibration.apply(logits), targets, rate)
+    if block_at is not None and block_at > Severity.MINOR and limits["at_least"][block_at - 1] is None:
+        raise PoiseError(
+            f"too few rows are graded to tell {block_at.label} from milder harm",
+            where=str(tables.folder),
+            do=f"label {LEAST} rows of each, or leave --block-at out",
+        )
+    before = guard.calibration.apply(logits)
+    told = _curves(before, fitted, targets, limits) | {"false_positive_rate": rate, "rows": len(rows)}
+    settings = guard.settings | {
+        "calibration": fitted.calibration.to_json(),
+        "thresholds": {
+            "unsafe": limits["at_least"][0],
+            "categories": limits["categories"],
+            "levels": _levels(guard, limits["cuts"], targets),
+            "block": None if block_at is None else limits["at_least"][block_at - 1],
+            "false_positive_rate": rate,
+        },
+        "block_at": None if block_at is None else block_at.label,
+    }
+    _write(guard, out, settings, told)
+    return told
+
+
+def _thresholds(logits: Logits, targets: GuardTargets, rate: float) -> dict[str, list[Any]]:
+    """Of the three levels (None where too few rows are known) and of the 19 categories (0.5 there)."""
+    at_least, categories = targets.at_least.numpy().T, targets.categories.numpy().T
+    levels = thresholds(list(sigmoid(logits.at_least).T), list(at_least), rate)
+    known = [min(int((told > 0.5).sum()), int((told <= 0.5).sum())) >= LEAST for told in at_least]
+    return {
+        "at_least": [limit if fine else None for limit, fine in zip(levels, known, strict=True)],
+        "categories": thresholds(list(sigmoid(logits.categories).T), list(categories), rate),
+        "cuts": list(level_cuts(sigmoid(logits.at_least), targets.at_least.numpy())),
+    }
+
+
+def _levels(guard: CalibratedGuard, cuts: Sequence[float], targets: GuardTargets) -> list[float]:
+    """Cut points of the levels: the new ones where levels are known, else those that the guard had."""
+    graded = ((targets.at_least[:, 0] > 0.5) & ~targets.at_least[:, 1].isnan()).sum() >= LEAST
+    return list(cuts if graded else guard.level_cuts)
+
+
+def _curves(
+    before: Logits, fitted: Fitted, targets: GuardTargets, limits: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    """Reliability of each head that was fitted, before and after, on rows that its map was not fitted on.
+
+    "kept" has the heads with too few rows, and how many of the rarer kind there are.
+    """
+    told = (targets.categories, targets.at_least, targets.refusal)
+    heads, kept = [], {}
+    for name in (*_COLUMNS, *HEADS[:-2], "refusal"):
+        head, column = _COLUMNS.get(name, (name, 0))
+        target = head_logits(told, head)[:, column]
+        known = ~np.isnan(target)
+        positive = target[known] > 0.5
+        few = min(int(positive.sum()), int((~positive).sum()))
+        if few < LEAST:
+            kept[name] = few
+            continue
+        was, now = (sigmoid(head_logits(x, head)[known, column]) for x in (before, fitted.held))
+        if name in _COLUMNS:
+            threshold = limits["at_least"][column]
+        else:
+            threshold = 0.5 if name == "refusal" else limits["categories"][HEADS.index(name)]
+        entry: dict[str, Any] = {"head": name, "method": fitted.methods[head], "threshold": threshold}
+        entry |= {"n": len(positive), "positive": int(positive.sum())}
+        for when, p in (("before", was), ("after", now)):
+            entry[when] = {"ece": metrics.ece(p, positive), "curve": curve(p, positive)}
+            entry[when]["log_loss"] = log_loss(np.log(p) - np.log1p(-p), positive.astype(np.float64))
+        heads.append(entry)
+    return {"folds": FOLDS, "least": LEAST, "heads": heads, "kept": kept}
+
+
+def _write(guard: CalibratedGuard, out: Path, settings: dict[str, Any], told: dict[str, Any]) -> None:
+    parts = partial_folder(out)
+    shutil.rmtree(parts, ignore_errors=True)
+    try:
+        shutil.copytree(guard.folder, parts, ignore=shutil.ignore_patterns("metrics.json", CURVES, PLOT))
+        if "noted" in settings:  # what an exported guard is checked by when it is opened
+            noted = [(entry["prompt"], entry["response"]) for entry in settings["noted"]]
+            fresh = probabilities(Calibration.from_json(settings["calibration"]).apply(guard.raw_logits(noted))).unsafe
+            settings["noted"] = [
+                entry | {"unsafe": float(p)} for entry, p in zip(settings["noted"], fresh, strict=True)
+            ]
+        write_json(parts / "guard.json", settings)
+        write_json(parts / CURVES, told)
+        draw(parts / PLOT, told["heads"])
+        parts.rename(out)
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
