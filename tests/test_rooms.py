@@ -24,6 +24,7 @@ ORDER = (
     "preference",
     "align",
     "evaluate",
+    "serve",
     "pipeline",
     "cli",
 )

@@ -43,6 +43,7 @@ SIZES = {
     "mlcommons": 15,
     "multijail": 18,
     "openai-13": 13,
+    "perspective": 7,
     "pku-19": 19,
     "qwen3guard-9": 9,
     "s-eval": 8,

@@ -31,6 +31,7 @@ from poise.cli import (  # noqa: F401
     joint,
     llm,
     models,
+    moderation,
     run,
     serving,
     storing,

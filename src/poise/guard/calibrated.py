@@ -101,6 +101,7 @@ class CalibratedGuard(ABC):
             named=(named or [CATEGORIES[int(categories.argmax())].code]) if unsafe >= self.threshold else (),
             severities=(Severity(int(level[0])),),
             severity_probabilities=(float(severity[0]), float(severity[1]), float(severity[2]), float(severity[3])),
+            category_probabilities=tuple(map(float, categories)),
             probability=unsafe,
             refusal=bool(found.refusal[row] >= 0.5),
         )

@@ -33,6 +33,7 @@ class Verdict:
         probability: P(unsafe) in [0, 1], uncalibrated; None where the guard tells none.
         severities: the levels of ours that the guard's own level may stand for, mildest first; () when it tells none.
         severity_probabilities: P(severity 0..3), where the guard predicts them.
+        category_probabilities: P(category) of the 19 in card order, where the guard predicts them.
         categories: of the 19, those known to apply; empty when safe, None when unsafe and none can be named.
         absent, undecided: of the 19, known not to apply, and unknown.
         lossy: cells of the crosswalk that were used and are no near-equivalence.
@@ -55,6 +56,7 @@ class Verdict:
     probability: float | None = None
     severities: tuple[Severity, ...] = ()
     severity_probabilities: tuple[float, float, float, float] | None = None
+    category_probabilities: tuple[float, ...] | None = None
     categories: frozenset[Category] | None = None
     absent: frozenset[Category] = frozenset()
     undecided: frozenset[Category] = _ALL
@@ -76,6 +78,9 @@ class Verdict:
             raise ValueError("categories without an unsafe verdict")
         if self.probability is not None and not 0.0 <= self.probability <= 1.0:
             raise ValueError(f"probability {self.probability} is outside 0..1")
+        told = self.category_probabilities
+        if told is not None and not (len(told) == len(CATEGORIES) and all(0.0 <= p <= 1.0 for p in told)):
+            raise ValueError(f"category probabilities {told} are not {len(CATEGORIES)} within 0..1")
 
     @property
     def severity(self) -> Severity | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
 from poise.annotate.store.log import Log
@@ -156,77 +154,11 @@ def test_raters_time_overrides_and_decided(make: Make) -> None:
     for label, suggested, ms in ((BAD, BAD, 1000), (SAFE, BAD, 2000), (SAFE, None, 9000)):
         task = store.next_task(ann, ["qa"])
         assert task is not None
-        # as the joint protocol records it
         shown = {"label": {"arm": "assist", "suggestion": suggested}} if suggested else {}
-        with store.database.write() as db:
-            log = Log(db, store.now_ms())
-            told = {"reason": None, "shown": shown, "client_ms": ms}
+        with store.database.write() as db:  # as the joint protocol records it
+            store.queue(db).drop(task.token)
+            log, told = Log(db, store.now_ms()), {"reason": None, "shown": shown, "client_ms": ms}
             store._append(log, "judge", task.item, ann, {"label": label}, f"a{task.item}", **told)
-    dea = store.rater(Rater(id="dea", kind="person"))
-    for item in (1, 2):
-        store.adjudicate(dea, item, {"label": MILD}, token=f"d{item}")
-    for name in ("ann", "ben"):
-        rater = store.rater(Rater(id=name, kind="person"))
-        task = store.next_task(rater, ["pair"])
-        assert task is not None
-        store.submit(rater, task.token, {"better": 0, "safer": 1}, token=name)
-    assert live(store).stale == 0
-    store.adjudicate(dea, 1, {"label": BAD}, token="again")
-    found = live(store)
-    assert found.stale == 1 and [stuck.stage for stuck in found.stale_items] == ["pair"]
-    assert {line.question for line in measure(store).agreement} == {"better"}, "outdated answers do not count"
-
-
-def test_days_and_grid(make: Make, clock: Clock) -> None:
-    store = make(qa(3))
-    clock.now -= 2 * DAY
-    say(store, "ann", [SAFE, BAD])
-    clock.now -= 30 * DAY
-    say(store, "ann", [BAD])
-    clock.now += 32 * DAY
-    say(store, "ben", [SAFE, BAD, BAD])
-    store.adjudicate(store.rater(Rater(id="dea", kind="person")), 3, {"label": MILD}, token="d")
-    found = measure(store)
-    assert len(found.days) == 14 and found.days[-1].day == date(2024, 10, 4)
-    assert [(d.by_people, d.adjudicated) for d in found.days[-3:]] == [(2, 0), (0, 0), (3, 1)]
-    assert sum(day.by_people for day in found.days) == 5, "one answer is older than the days that are shown"
-    assert (found.grid.safe, found.grid.harmful) == (1, 2)
-    assert found.grid.cells[0] == found.grid.cells[5] == (0, 1, 0) and found.grid.cells[1] == (1, 0, 0)
-    assert sum(map(sum, found.grid.cells)) == 3
-
-
-def test_agreement_by_category_with_and_without_models(make: Make) -> None:
-    store = make(qa(4))
-    labels = [SAFE, BAD, SAFE, BAD]
-    say(store, "ann", labels)
-    say(store, "ben", labels)
-    model = store.rater(Rater(id="judge", kind="model", version="1"))
-    for item in (1, 2, 3, 4):
-        store.judge(model, item, {"label": [BAD, SAFE][item % 2]}, token=f"m{item}")
-    told = {line.name: line for line in measure(store).agreement}
-    assert set(told) >= {"safe", "severity", "categories", "Violence"} and len(told) == 22
-    assert told["severity"].scale == "ordinal" and told["Violence"].people is not None
-    assert told["Violence"].all.value == pytest.approx(1.0)
-    store.judge(model, 1, {"label": BAD}, token="changed")
-    told = {line.name: line for line in measure(store).agreement}
-    line = told["Violence"]
-    assert line.people is not None and line.people.value == pytest.approx(1.0)
-    # 12 values, 5 no and 7 yes; the unit with 2 no, 1 yes has o_ck = 2 * 2/2 = 2: alpha = 1 - 11 * 2 / (2 * 5 * 7)
-    assert line.all.value == pytest.approx(1 - 11 * 2 / 70)
-    assert math.isnan(told["Drugs"].all.value)
-
-
-def test_raters_time_overrides_and_decided(make: Make) -> None:
-    store = make(qa(3))
-    ann = store.rater(Rater(id="ann", kind="person"))
-    for label, suggested, ms in ((BAD, BAD, 1000), (SAFE, BAD, 2000), (SAFE, None, 9000)):
-        task = store.next_task(ann, ["qa"])
-        assert task is not None
-        made = store.submit(ann, task.token, {"label": label}, token=f"a{task.item}", client_ms=ms)
-        if suggested:  # as the joint protocol records it
-            shown = json.dumps({"arm": "assist", "suggestion": suggested})
-            with store.database.write() as db:
-                db.execute(sa.text("update event set shown = :s where seq = :q"), {"s": shown, "q": made["label"]})
     dea = store.rater(Rater(id="dea", kind="person"))
     for item, label in ((1, BAD), (2, MILD)):
         store.adjudicate(dea, item, {"label": label}, token=f"d{item}")
