@@ -10,6 +10,7 @@ import pytest
 
 from poise.annotate import QAScore
 from poise.annotate.store import AnnotationStore, status
+from poise.cli.main import main
 from poise.data import Corpus, Judgement, PairRow, PromptRow, Provenance, QARow, Rater
 from poise.errors import PoiseError
 from poise.pipeline import RunResult, Stage, StageContext, load_recipe, plan, run
@@ -93,8 +94,10 @@ def test_the_stage_writes_a_store_with_the_same_judgements(go: Any) -> None:
     assert go("b").stages["annotate"].manifest.outputs_sha256 == done.manifest.outputs_sha256
 
 
-def test_people_work_in_a_copy(go: Any, tmp_path: Path) -> None:
+def test_people_work_in_a_copy(go: Any, capsys: pytest.CaptureFixture[str]) -> None:
     result = go("a")
+    assert main(["annotate", "invite", "--run", str(result.out), "--role", "admin"]) == 0
+    assert capsys.readouterr().out.startswith("/join#")
     store = open_run(result.out)
     assert store == result.out / "annotations.db"
     with AnnotationStore.open(store) as opened:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from poise.cli.annotate import app
-from poise.cli.workbench import Where
 from poise.errors import PoiseError
+
+Where = Annotated[str | None, typer.Argument(metavar="STORE", help="A SQLite file, or a postgresql:// URL.")]
+Run = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="Instead of STORE: the items of a run of the pipeline.")
+]
+
+
+def _store(store: str | None, run: Path | None) -> str:
+    """The store that is named, or that of a run."""
+    if (store is None) == (run is None):
+        raise PoiseError("name a store or a run", where="poise annotate", do="STORE, or --run DIR")
+    if run is None:
+        return str(store)
+    from poise.pipeline.annotations import open_run
+
+    return str(open_run(run))
 
 
 @app.command()
 def serve(
-    store: Where,
+    store: Where = None,
+    run: Run = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8300,
     title: Annotated[str, typer.Option(help="Shown on top of every page.")] = "Poise workbench",
@@ -47,7 +64,7 @@ def serve(
         session_hours=session_hours,
         **told,
     )
-    with AnnotationStore.open(store) as opened:
+    with AnnotationStore.open(_store(store, run)) as opened:
         made = create_app(opened, settings)
         try:
             import uvicorn
@@ -65,7 +82,8 @@ def serve(
 
 @app.command()
 def invite(
-    store: Where,
+    store: Where = None,
+    run: Run = None,
     role: Annotated[
         Literal["annotator", "reviewer", "lead", "admin"], typer.Option(help="Each may do what those before it may.")
     ] = "annotator",
@@ -75,6 +93,6 @@ def invite(
     from poise.annotate.store import AnnotationStore
     from poise.annotate.workbench.accounts import Accounts
 
-    with AnnotationStore.open(store) as opened:
+    with AnnotationStore.open(_store(store, run)) as opened:
         token = Accounts(opened).invite(role, hours)
     typer.echo(f"/join#{token}")
