@@ -150,4 +150,4 @@ def test_full_logits_are_never_kept() -> None:
         for way in ("ours", "plain")
     }
     assert peak["ours"] < 150
-    assert peak["plain"] > 450
+    assert peak["plain"] > 2 * peak["ours"], peak

@@ -48,7 +48,7 @@ def train(
 
 @app.command()
 def evaluate(
-    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported.")],
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported, or starter.")],
     tables: Annotated[Path, typer.Argument(metavar="TABLES", help="Folder of labelled tables.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the metrics as JSON.")] = None,
 ) -> None:
@@ -70,7 +70,7 @@ def evaluate(
 
 @app.command()
 def label(
-    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported.")],
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported, or starter.")],
     tables: Annotated[Path, typer.Argument(metavar="TABLES", help="Folder of tables.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the rows and judgements go.")],
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,

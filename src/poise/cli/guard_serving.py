@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from poise.guard.fast.bench import Timing
     from poise.guard.fast.export import Engine
 
-Guard = Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that `poise guard train` wrote.")]
+Guard = Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that `poise guard train` wrote, or starter.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of one computation.")]
 
 
@@ -76,7 +76,7 @@ def _measured(guard: Path, threads: int, rounds: int) -> list[Timing]:
 
 @app.command()
 def calibrate(
-    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported.")],
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported, or starter.")],
     tables: Annotated[Path, typer.Argument(metavar="TABLES", help="Labelled tables; rows that say test are left out.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The new guard.")],
     method: Annotated[

@@ -17,7 +17,7 @@ KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="Key file; holds h
 
 @app.command()
 def serve(
-    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that `poise guard train` wrote.")],
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="A guard, trained or exported, or starter.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help="Ask for a key of `poise guard keys add`.")] = None,

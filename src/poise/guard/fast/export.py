@@ -18,6 +18,7 @@ from poise.errors import PoiseError
 from poise.guard.calibration import Floats, probabilities, sigmoid
 from poise.guard.fast.guard import NETWORK, TOKENIZER, FastGuard, read_settings
 from poise.guard.fast.network import quantise, write_network
+from poise.guard.shipped import guard_folder
 from poise.guard.windows import Logits, Text, padded
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def export_guard(folder: Path, out: Path, engine: Engine, *, measured: Any = Non
 
     from poise.guard.fit.apply import TrainedGuard
 
+    folder = guard_folder(folder)
     if out.exists():
         raise PoiseError("already exists", where=str(out), do="choose another folder")
     if str(read_settings(folder).get("engine", "torch")).startswith("onnx"):

@@ -34,7 +34,7 @@ def calibrate(
     targets: GuardTargets,
     methods: Mapping[str, Method] | None = None,
 ) -> Calibration:
-    """Fit the maps on rows that were not trained on.
+    """Fit the maps on rows that were not trained on; categories with too few examples share one.
 
     Args:
         logits: categories (N, 19), at_least (N, 3), refusal (N,), not calibrated.
@@ -43,8 +43,10 @@ def calibrate(
     """
     chosen = methods or {}
     found, at_least, refused = (torch.as_tensor(np.asarray(part, dtype=np.float32)) for part in logits)
+    rare = torch.tensor([not _enough(column) for column in targets.categories.T])
+    shared = _head(found[:, rare].reshape(-1), targets.categories[:, rare].reshape(-1), "platt")
     maps = [
-        _head(found[:, k], targets.categories[:, k], chosen.get(category.code, "platt"))
+        shared if rare[k] else _head(found[:, k], targets.categories[:, k], chosen.get(category.code, "platt"))
         for k, category in enumerate(CATEGORIES)
     ]
     severity = _severity(at_least, targets.at_least, chosen.get("severity", "platt"))

@@ -22,6 +22,8 @@ from poise.models.encoder import Encoder, ignore
 from poise.models.heads import ModerationHeads
 from poise.models.precision import frozen_dtype
 
+ADAPTERS = "adapters.safetensors"
+
 
 class GuardLogits(NamedTuple):
     """Args: categories float[B, 19]; at_least float[B, 3], of severity >= 1, 2, 3, non-increasing; refusal float[B]."""
@@ -134,11 +136,21 @@ class GuardModel(nn.Module):
         self.mixed = False
 
     def save(self, folder: Path, more: dict[str, Any]) -> None:
-        """Write trunk (or its adapters), tokenizer, heads and settings; `more["encoder"]` names the trunk."""
+        """Write trunk and tokenizer, or only the adapters (half precision), heads and settings.
+
+        Args:
+            more: settings to keep beside; `encoder` names the trunk that adapters belong to.
+        """
         from safetensors.torch import save_file
 
-        self.encoder.model.save_pretrained(folder)
-        self.encoder.tokenizer.save_pretrained(folder)
+        if self.settings["lora_rank"]:
+            from peft import get_peft_model_state_dict
+
+            adapters = get_peft_model_state_dict(self.encoder.model)
+            save_file({name: tensor.half().contiguous() for name, tensor in adapters.items()}, folder / ADAPTERS)
+        else:
+            self.encoder.model.save_pretrained(folder)
+            self.encoder.tokenizer.save_pretrained(folder)
         parts = {"heads": self.heads, "refusal": self.refusal}
         tensors = {f"{n}.{k}": v.contiguous() for n, part in parts.items() for k, v in part.state_dict().items()}
         save_file(tensors, folder / "heads.safetensors")
@@ -159,9 +171,11 @@ class GuardModel(nn.Module):
             source = resolve(settings["encoder"]) if settings["lora_rank"] else folder
             guard = cls(source, max_length=settings["max_length"], dropout=settings["dropout"])
             if settings["lora_rank"]:
-                from peft import PeftModel
+                from peft import set_peft_model_state_dict
 
-                guard.encoder.model = PeftModel.from_pretrained(guard.encoder.model, folder)
+                guard.encoder.model = _adapted(guard.encoder.model, settings["lora_rank"])
+                kept = {name: tensor.float() for name, tensor in load_file(folder / ADAPTERS).items()}
+                set_peft_model_state_dict(guard.encoder.model, kept)
                 guard.settings["lora_rank"] = settings["lora_rank"]
             if (engine := settings.get("engine")) is not None:
                 guard.run_in(torch.bfloat16 if engine == "torch-bf16" else torch.float32)
