@@ -2,7 +2,7 @@
 
     python benchmarks/workbench_lead_shots.py --out docs/images
 
-The items are the project's own labelled examples. Nothing is measured here; the raters err at random.
+The items are the project's own labelled examples; the raters err at random. Nothing is measured here.
 """
 
 from __future__ import annotations
