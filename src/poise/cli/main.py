@@ -19,7 +19,6 @@ import poise
 
 # modules that are not named for a group add themselves to `annotate`, `data` and `guard`
 from poise.cli import (  # noqa: F401
-    accepting,
     agreement,
     align,
     annotate,
