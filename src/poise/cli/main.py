@@ -32,6 +32,7 @@ from poise.cli import (  # noqa: F401
     llm,
     models,
     moderation,
+    quality_control,
     run,
     serving,
     storing,
