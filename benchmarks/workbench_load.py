@@ -115,7 +115,7 @@ class Annotator(threading.Thread):
         time.sleep(self.chance.random() * self.think)
         while time.time() < self.until:
             begun = time.perf_counter()
-            status, _, location = self._send("GET", "/work/qa")
+            status, _, location = self._send("GET", "/next/qa")
             if status != 303 or not location.startswith("/task/"):
                 return
             status, page, _ = self._send("GET", location)

@@ -106,7 +106,7 @@ def take_all(store: AnnotationStore, url: str, out: Path) -> None:
         shots.take(outside, "sign-in", "/sign-in")
         shots.take(outside, "join", f"/join#{accounts.invite('annotator')}")
         shots.take(page, "home", "/")
-        shots.take(page, "warning", "/work/qa")
+        shots.take(page, "warning", "/next/qa")
         page.keyboard.press("Enter")
         page.wait_for_url("**/task/*")
         page.wait_for_timeout(500)
@@ -119,9 +119,9 @@ def take_all(store: AnnotationStore, url: str, out: Path) -> None:
         label_all(store, admin.rater)
         for name, scheme in (("pair", "light"), ("pair-dark", "dark")):
             window = shots.window(_session(accounts, admin, warned=True), scheme)
-            shots.take(window, name, "/work/pair", ("v", "4"))
+            shots.take(window, name, "/next/pair", ("v", "4"))
         window = shots.window(_session(accounts, ben, warned=True))
-        shots.take(window, "covered", "/work/single")
+        shots.take(window, "covered", "/next/single")
         shots.take(window, "single", keys=("v", "2"))
         for name in ("break", "wellbeing", "account", "people"):
             shots.take(page, name, f"/{name}")

@@ -34,7 +34,11 @@ def accept(
     if (checked is None) != (errors is None):
         raise PoiseError("--checked and --errors belong together", do="give both, or neither to plan")
     if not 0 < confidence < 1 or not 0 <= limit < 1:
-        raise PoiseError(f"--confidence {confidence} --limit {limit}", do="between 0 and 1; the limit may be 0")
+        raise PoiseError(
+            f"confidence {confidence:g}, limit {limit:g}",
+            where="--confidence, --limit",
+            do="give shares between 0 and 1; the limit may be 0",
+        )
     if checked is None or errors is None:
         _plan(batch, limit, 1 - (1 - confidence) / looks, as_json)
         return

@@ -61,7 +61,8 @@ def init(
     joint = _joint(mode, suggester, control_share, plant_share, audit_share, seed)
     with AnnotationStore.create(store, policy, joint=joint) as made, rows_done("importing") as tell:
         counts = import_tables(made, opened, singles=singles, progress=tell)
-    typer.echo(f"{store}: " + (", ".join(f"{what} {count:,}" for what, count in counts.items()) or "nothing new"))
+    new = ", ".join(f"{what} {count:,}" for what, count in counts.items() if count)
+    typer.echo(f"{store}: {new or 'nothing new'}")
 
 
 def _joint(

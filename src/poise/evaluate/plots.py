@@ -12,7 +12,6 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,28 +19,19 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from poise.data import figures
+from poise.data.figures import INK
 from poise.metrics import NAN, Floats, bootstrap_mean, reliability
 
 Values = Sequence[float | None]
 Points = Sequence[tuple[float | None, float | None]]
 
-BEFORE, AFTER, INK, LIMIT = "#9a5b13", "#1f5f8b", "#2b3138", "#b3261e"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "poise",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+BEFORE, AFTER, LIMIT = "#9a5b13", "#1f5f8b", "#b3261e"
+STYLE = figures.STYLE | {
     "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4df",
-    "text.color": INK,
-    "axes.labelcolor": INK,
     "axes.edgecolor": "#8b9198",
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}

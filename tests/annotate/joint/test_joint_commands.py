@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from poise.annotate.joint import report
 from poise.annotate.store import AnnotationStore, JointPolicy
@@ -16,6 +14,7 @@ from poise.cli.main import main
 from poise.data.records import QARecord
 from poise.data.tables import TableWriter
 
+from ..store.conftest import SERVER, fresh_database  # noqa: TID252
 from .simulate import Population, make_store, work
 
 
@@ -104,16 +103,10 @@ def test_init_takes_the_usual_shares(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.fixture
 def database() -> Iterator[str]:
     """The URL of a new database on the server that POISE_TEST_POSTGRES names; dropped at the end."""
-    if not (server := os.environ.get("POISE_TEST_POSTGRES")):
+    if not SERVER:
         pytest.skip("POISE_TEST_POSTGRES names no server")
-    url, name = sa.make_url(server), f"poise_joint_{os.getpid()}"
-    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as db:
-        db.execute(sa.text(f"create database {name}"))
-    yield url.set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as db:
-        db.execute(sa.text(f"drop database {name} with (force)"))
-    engine.dispose()
+    with fresh_database(SERVER) as url:
+        yield url
 
 
 @pytest.mark.parametrize("mode", ["assist", "blind_then_reveal"])

@@ -54,7 +54,7 @@ class Person:
 
     def take(self, stage: str = "qa") -> dict[str, str]:
         """The next task: the hidden fields of its page, with its lease and its text."""
-        page = self.client.get(f"/work/{stage}")
+        page = self.client.get(f"/next/{stage}")
         assert page.status_code == 200 and page.url.path.startswith("/task/"), page.text
         return fields_of(page.text) | {"lease": page.url.path.removeprefix("/task/"), "page": page.text}
 

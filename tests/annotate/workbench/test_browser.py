@@ -180,7 +180,7 @@ def test_undo_skip_hide_cover_and_the_list_of_keys(make_site: MakeSite, browser:
     url = serve(site)
     page = new_page(browser)
     sign_in(page, url, "ann")
-    page.goto(f"{url}/work/qa")
+    page.goto(f"{url}/next/qa")
     read_warning(page)
     assert page.is_visible("#cover") and not page.is_visible("#texts")
     press(page, "0", "Enter")
@@ -220,7 +220,7 @@ def test_nothing_typed_is_lost_by_a_reload_or_a_session_that_ends(
     url = serve(site)
     page = new_page(browser)
     sign_in(page, url, "ann")
-    page.goto(f"{url}/work/qa")
+    page.goto(f"{url}/next/qa")
     read_warning(page)
     with page.expect_response("**/draft"):
         press(page, "d", "1")
@@ -283,7 +283,7 @@ def test_a_megabyte_does_not_freeze_the_page(make_site: MakeSite, browser: Any, 
     url = serve(site)
     page = new_page(browser)
     sign_in(page, url, "ann")
-    page.goto(f"{url}/work/qa")
+    page.goto(f"{url}/next/qa")
     read_warning(page)
     assert "THE END" not in page.inner_text(".answers")
     begun = time.monotonic()
@@ -306,8 +306,8 @@ def test_axe_finds_nothing_serious(make_site: MakeSite, browser: Any, serve: Any
     found: list[str] = []
     for scheme, grey in (("light", ""), ("dark", "1")):
         for who, paths in (
-            (ann, ("/", "/work/qa", "/work/pair", "/before", "/break", "/wellbeing", "/account", "/people", "/none")),
-            (ben, ("/work/single",)),
+            (ann, ("/", "/next/qa", "/next/pair", "/before", "/break", "/wellbeing", "/account", "/people", "/none")),
+            (ben, ("/next/single",)),
             (None, ("/sign-in", "/join")),
         ):
             context = browser.new_context(color_scheme=scheme)

@@ -223,7 +223,7 @@ def test_headers_are_strict_on_every_kind_of_answer(make_site: MakeSite, monkeyp
 def test_pages_have_no_inline_script_or_style(make_site: MakeSite) -> None:
     site = make_site()
     ann = site.person("ann", "admin")
-    pages = [ann.client.get(path).text for path in ("/", "/work/qa", "/before", "/break", "/wellbeing", "/people")]
+    pages = [ann.client.get(path).text for path in ("/", "/next/qa", "/before", "/break", "/wellbeing", "/people")]
     for page in pages:
         assert not re.search(r"<style|style=|\son\w+=|javascript:", page)
         assert all(re.search(r'src="/static/', tag) for tag in re.findall(r"<script[^>]*>", page))

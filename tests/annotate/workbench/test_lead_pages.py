@@ -237,16 +237,16 @@ def test_shades_grow_with_counts() -> None:
 
 def test_annotators_are_sent_to_training_first(store: AnnotationStore) -> None:
     annotator, reviewer = seat(store, "annotator"), seat(store, "reviewer")
-    assert annotator.get("/work/qa").headers.get("location") != "/training"
+    assert annotator.get("/next/qa").headers.get("location") != "/training"
     Training(store).set(TrainingSettings(required=True, items=3, pass_mark=0))
-    assert annotator.get("/work/qa").headers["location"] == "/training"
+    assert annotator.get("/next/qa").headers["location"] == "/training"
     assert annotator.get("/ahead/qa").headers["location"] == "/training"
-    assert reviewer.get("/work/qa").headers.get("location") != "/training"
+    assert reviewer.get("/next/qa").headers.get("location") != "/training"
     annotator.post("/training/begin", {})
     for _ in range(3):
         item = hidden(annotator.get("/training").text, "item")
         annotator.post("/training/answer", {"item": item, "severity": "0"})
-    assert annotator.get("/work/qa").headers.get("location") != "/training"
+    assert annotator.get("/next/qa").headers.get("location") != "/training"
 
 
 def test_the_guidelines_hold_all_pages(store: AnnotationStore) -> None:

@@ -37,11 +37,11 @@ def test_without_scripts_the_form_works_too(make_site: MakeSite) -> None:
     ann = make_site().person()
     task = ann.take()
     answer = ann.submit(task, script=False, severity="0")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/work/qa")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/next/qa")
     task = ann.take()
     answer = ann.post(f"/task/{task['lease']}/skip", script=False)
-    assert answer.headers["location"] == "/work/qa"
-    assert "Nothing is waiting" in ann.client.get("/work/qa").text
+    assert answer.headers["location"] == "/next/qa"
+    assert "Nothing is waiting" in ann.client.get("/next/qa").text
 
 
 def test_a_double_click_stores_once_and_a_second_tab_is_told(make_site: MakeSite) -> None:
@@ -236,18 +236,18 @@ def test_a_break_is_due_until_it_is_taken_and_the_day_ends(make_site: MakeSite) 
 
     assert [answer(), answer()] == [None, "/break"]
     for _ in range(2):
-        assert ann.client.get("/work/qa").url.path == "/break"
+        assert ann.client.get("/next/qa").url.path == "/break"
         assert "Time for a break" in ann.client.get("/break").text
     rest()
     assert [answer(), answer()] == [None, "/break"]
     rest()
     assert answer() == "/break"
-    assert "enough for today" in ann.client.get("/work/qa").text
+    assert "enough for today" in ann.client.get("/next/qa").text
     rest()
-    assert ann.client.get("/work/qa").url.path == "/break"
+    assert ann.client.get("/next/qa").url.path == "/break"
     site.now[0] += 86_400
     later = site.person("ben")
-    assert later.client.get("/work/qa").url.path.startswith("/task/")
+    assert later.client.get("/next/qa").url.path.startswith("/task/")
 
 
 def test_severe_items_have_a_budget_of_their_own(make_site: MakeSite) -> None:
@@ -300,12 +300,12 @@ def test_opting_out_is_kept_and_honoured(make_site: MakeSite) -> None:
 def test_the_warning_comes_first_in_every_session(make_site: MakeSite) -> None:
     site = make_site()
     ann = site.person(warned=False)
-    asked = ann.client.get("/work/qa")
+    asked = ann.client.get("/next/qa")
     assert asked.url.path == "/before" and "Before you begin" in asked.text
-    answer = ann.post("/before", script=False, then="/work/qa")
-    assert answer.headers["location"] == "/work/qa"
+    answer = ann.post("/before", script=False, then="/next/qa")
+    assert answer.headers["location"] == "/next/qa"
     assert ann.post("/before", script=False, then="//evil.test/").headers["location"] == "/"
-    assert ann.client.get("/work/qa").url.path.startswith("/task/")
+    assert ann.client.get("/next/qa").url.path.startswith("/task/")
 
 
 def test_home_counts_what_is_waiting(make_site: MakeSite) -> None:
@@ -318,7 +318,7 @@ def test_home_counts_what_is_waiting(make_site: MakeSite) -> None:
 
 def test_a_page_that_is_not_there(make_site: MakeSite) -> None:
     ann = make_site().person()
-    for path in ("/work/none", "/ahead/none", "/nope", "/task/x"):
+    for path in ("/next/none", "/ahead/none", "/nope", "/task/x"):
         answer = ann.client.get(path)
         assert answer.status_code == 404 and "poise" not in answer.text.split("<main")[1].lower()
     assert ann.client.get("/undo").status_code == 405

@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from poise.cli.main import main
 from poise.data.records import PartialLabel, QARecord
 from poise.data.tables import TableWriter
 from poise.errors import PoiseError
-from poise.guard.calibrated import CalibratedGuard
 from poise.guard.fast import bench, export, network
 from poise.guard.fast.export import Check, compare, export_guard
 from poise.guard.fast.guard import FastGuard
@@ -217,28 +217,15 @@ def test_folders_that_hold_none(exported: Path, tmp_path: Path) -> None:
         open_guard(tmp_path)
 
 
-class Slow(CalibratedGuard):
-    """Takes as long as it is told."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def windows(self, text: Text) -> list[Window]:
-        return [([len(part) for part in text[0].split()], [])]
-
-    def raw_logits(self, texts: Sequence[Text], on_rows: Any = None) -> Logits:
-        raise NotImplementedError
-
-    def pretend(self, texts: Sequence[Text]) -> None:
-        import time
-
-        time.sleep(self.seconds * len(texts))
+def taking(seconds: float) -> Callable[[Sequence[Text]], None]:
+    """A judge that takes so long for each text."""
+    return lambda texts: time.sleep(seconds * len(texts))
 
 
 def test_engines_are_measured_in_turn() -> None:
     texts = {(128, 1): [("a", None)], (128, 4): [("a", None)] * 4}
     calls: list[int] = []
-    judges = {"slow": Slow(0.02).pretend, "quick": Slow(0.005).pretend}
+    judges = {"slow": taking(0.02), "quick": taking(0.005)}
     table = bench.measure_engines(judges, texts, rounds=6, on_call=lambda: calls.append(1))
     assert len(calls) == 2 * (6 + 6) and bench.best(table) == {(128, 1): "quick", (128, 4): "quick"}
     slow = next(row for row in table if row.engine == "slow" and row.batch == 4)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from poise.align.multiplier.window import CostWindow
+from poise.align.multiplier.window import Windowed
 
 
-class LinearMultiplier:
+class LinearMultiplier(Windowed):
     """lambda <- clip(lambda + lr (mean(window) - threshold), 0, maximum).
 
     The dual step of constrained RL (for example Chow et al., arXiv 1512.01629). Unlike `LogMultiplier`
@@ -39,35 +36,7 @@ class LinearMultiplier:
             raise ValueError(f"multiplier starts at {initial} with maximum {maximum}; neither may be negative")
         self.threshold, self.lr = threshold, lr
         self._maximum = float("inf") if maximum is None else maximum
-        self._value = min(initial, self._maximum)
-        self._window = CostWindow(window, delay)
+        super().__init__(min(initial, self._maximum), window, delay)
 
-    @property
-    def value(self) -> float:
-        """lambda >= 0."""
-        return self._value
-
-    @property
-    def measured_cost(self) -> float:
-        """Mean of the window; NaN before the first update."""
-        return self._window.mean
-
-    def update(self, costs: Sequence[float]) -> float:
-        """One step from the costs of one rollout; returns the new lambda.
-
-        Raises:
-            ValueError: no cost, or one that is not finite.
-        """
-        if self._window.push(costs):
-            step = self.lr * (self.measured_cost - self.threshold)
-            self._value = min(max(self._value + step, 0.0), self._maximum)
-        return self._value
-
-    def state_dict(self) -> dict[str, Any]:
-        """lambda, the window and the rollout count."""
-        return {"value": self._value, **self._window.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
-        self._value = float(state["value"])
-        self._window.load_state_dict(state)
+    def _moved(self, measured: float) -> float:
+        return min(max(self.value + self.lr * (measured - self.threshold), 0.0), self._maximum)

@@ -9,15 +9,13 @@ almost still when it is small.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-from poise.align.multiplier.window import CostWindow
+from poise.align.multiplier.window import Windowed
 
 _LARGEST = 50.0  # ln lambda without a maximum: keeps exp() finite
 
 
-class LogMultiplier:
+class LogMultiplier(Windowed):
     """ln lambda <- min(ln lambda + lr lambda (mean(window) - threshold), ln maximum).
 
     Args:
@@ -45,38 +43,15 @@ class LogMultiplier:
             raise ValueError(f"multiplier starts at {initial} with maximum {maximum}; both must be positive")
         self.threshold, self.lr = threshold, lr
         self._log_maximum = _LARGEST if maximum is None else math.log(maximum)
-        self._log = min(math.log(initial), self._log_maximum)
-        self._window = CostWindow(window, delay)
+        super().__init__(min(math.log(initial), self._log_maximum), window, delay)
 
     @property
     def value(self) -> float:
-        """lambda >= 0."""
-        return math.exp(self._log)
+        """lambda > 0; what is kept and moved is ln lambda."""
+        return math.exp(self._state)
 
-    @property
-    def measured_cost(self) -> float:
-        """Mean of the window, the J_C of the last update; NaN before the first."""
-        return self._window.mean
-
-    def update(self, costs: Sequence[float]) -> float:
-        """One step from the costs of one rollout; returns the new lambda.
-
-        Raises:
-            ValueError: no cost, or one that is not finite.
-        """
-        if self._window.push(costs):
-            step = self.lr * self.value * (self.measured_cost - self.threshold)
-            self._log = min(self._log + step, self._log_maximum)
-        return self.value
-
-    def state_dict(self) -> dict[str, Any]:
-        """ln lambda, the window and the rollout count."""
-        return {"log": self._log, **self._window.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
-        self._log = float(state["log"])
-        self._window.load_state_dict(state)
+    def _moved(self, measured: float) -> float:
+        return min(self._state + self.lr * self.value * (measured - self.threshold), self._log_maximum)
 
 
 def bounded_budget(threshold: float = -0.5, initial: float = 10.0, maximum: float = 20.0) -> LogMultiplier:

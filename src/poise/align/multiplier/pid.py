@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from poise.align.multiplier.window import CostWindow
+from poise.align.multiplier.window import Windowed
 
 
-class PIDMultiplier:
+class PIDMultiplier(Windowed):
     """D = J - d;  I <- (I + D)^+;  lambda = (K_P D + K_I I + K_D (J - J_before)^+)^+, clipped to `maximum`.
 
     K_P = K_D = 0 is `LinearMultiplier` with lr K_I. The integral never grows past maximum / K_I, so that a multiplier
@@ -49,45 +49,29 @@ class PIDMultiplier:
         self.threshold = threshold
         self._gains = (proportional, integral, derivative)
         self._maximum = float("inf") if maximum is None else maximum
-        self._value = min(initial, self._maximum)
-        self._sum = self._value / integral
+        super().__init__(min(initial, self._maximum), window, delay)
+        self._sum = self.value / integral
         self._before: float | None = None
-        self._window = CostWindow(window, delay)
-
-    @property
-    def value(self) -> float:
-        """lambda >= 0."""
-        return self._value
-
-    @property
-    def measured_cost(self) -> float:
-        """Mean of the window; NaN before the first update."""
-        return self._window.mean
 
     def update(self, costs: Sequence[float]) -> float:
-        """One step from the costs of one rollout; returns the new lambda.
+        """See `Windowed.update`; the delay keeps lambda, and not what was measured last."""
+        moved = super().update(costs)
+        self._before = self.measured_cost
+        return moved
 
-        Raises:
-            ValueError: no cost, or one that is not finite.
-        """
-        moves = self._window.push(costs)
-        measured = self.measured_cost
-        if moves:
-            proportional, integral, derivative = self._gains
-            excess = measured - self.threshold
-            self._sum = min(max(self._sum + excess, 0.0), self._maximum / integral)
-            rise = 0.0 if self._before is None else max(measured - self._before, 0.0)
-            raw = proportional * excess + integral * self._sum + derivative * rise
-            self._value = min(max(raw, 0.0), self._maximum)
-        self._before = measured
-        return self._value
+    def _moved(self, measured: float) -> float:
+        proportional, integral, derivative = self._gains
+        excess = measured - self.threshold
+        self._sum = min(max(self._sum + excess, 0.0), self._maximum / integral)
+        rise = 0.0 if self._before is None else max(measured - self._before, 0.0)
+        return min(max(proportional * excess + integral * self._sum + derivative * rise, 0.0), self._maximum)
 
     def state_dict(self) -> dict[str, Any]:
         """lambda, the integral, the last J, the window and the rollout count."""
-        return {"value": self._value, "sum": self._sum, "before": self._before, **self._window.state_dict()}
+        return super().state_dict() | {"sum": self._sum, "before": self._before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
-        self._value, self._sum = float(state["value"]), float(state["sum"])
+        super().load_state_dict(state)
+        self._sum = float(state["sum"])
         self._before = None if state["before"] is None else float(state["before"])
-        self._window.load_state_dict(state)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from poise.align.multiplier.linear import LinearMultiplier
 
 
-class RectifiedMultiplier:
+class RectifiedMultiplier(LinearMultiplier):
     """lambda <- min(lambda + lr mean over prompts of (J_C(x) - threshold)^+, maximum) (RePO, arXiv 2410.19933).
 
     The excess is never negative, so lambda never falls: it is the ascent on E[(J_C(x) - d)^+] = 0, a constraint that
     can be met but not over-fulfilled. Which responses feel lambda is the algorithm's part (`algorithms.repo`).
+    `measured_cost` is the mean excess here.
 
     Args:
         threshold: d; the constraint is mean cost <= d for every prompt.
@@ -27,27 +27,10 @@ class RectifiedMultiplier:
         ValueError: `initial` or `maximum` negative, or a window without room.
     """
 
-    def __init__(
-        self,
-        threshold: float = 0.0,
-        initial: float = 0.0,
-        lr: float = 0.1,
-        maximum: float | None = None,
-        window: int = 128,
-        delay: int = 0,
-    ) -> None:
-        self.threshold = threshold
-        self._ascent = LinearMultiplier(0.0, initial, lr, maximum, window, delay)
-
-    @property
-    def value(self) -> float:
-        """lambda >= 0."""
-        return self._ascent.value
-
     @property
     def measured_excess(self) -> float:
         """Mean of (J_C(x) - threshold)^+ over the window; NaN before the first update."""
-        return self._ascent.measured_cost
+        return self._window.mean
 
     def update(self, costs: Sequence[float]) -> float:
         """One step from the mean cost of each prompt of one rollout; returns the new lambda.
@@ -57,12 +40,7 @@ class RectifiedMultiplier:
         """
         if not all(math.isfinite(cost) for cost in costs):  # max() below would hide a NaN
             raise ValueError("a rollout needs at least one cost, and all of them finite")
-        return self._ascent.update([max(cost - self.threshold, 0.0) for cost in costs])
+        return super().update([max(cost - self.threshold, 0.0) for cost in costs])
 
-    def state_dict(self) -> dict[str, Any]:
-        """lambda, the window and the rollout count."""
-        return self._ascent.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
-        self._ascent.load_state_dict(state)
+    def _moved(self, measured: float) -> float:
+        return min(self.value + self.lr * measured, self._maximum)

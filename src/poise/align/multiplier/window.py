@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -80,6 +81,58 @@ class CostWindow:
         """Restore `state_dict`."""
         self._rollouts = int(state["rollouts"])
         self._kept = [(float(mean), int(count)) for mean, count in state["kept"]]
+
+
+class Windowed(ABC):
+    """What the rules have in common: a window of costs, whose mean moves a number that lambda is made of.
+
+    A rule says how (`_moved`), and what else it keeps.
+
+    Args:
+        start: that number before the first update.
+        window: number of recent sequence costs averaged.
+        delay: rollouts before the first update.
+
+    Raises:
+        ValueError: a window without room, or a negative delay.
+    """
+
+    def __init__(self, start: float, window: int, delay: int = 0) -> None:
+        self._state = start
+        self._window = CostWindow(window, delay)
+
+    @property
+    def value(self) -> float:
+        """lambda >= 0."""
+        return self._state
+
+    @property
+    def measured_cost(self) -> float:
+        """Mean of the window, the J_C of the last update; NaN before the first."""
+        return self._window.mean
+
+    def update(self, costs: Sequence[float]) -> float:
+        """One step from the costs of one rollout; returns the new lambda.
+
+        Raises:
+            ValueError: no cost, or one that is not finite.
+        """
+        if self._window.push(costs):
+            self._state = self._moved(self.measured_cost)
+        return self.value
+
+    @abstractmethod
+    def _moved(self, measured: float) -> float:
+        """The number after a step on the mean cost."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number, the window and the rollout count, JSON-able."""
+        return {"state": self._state, **self._window.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self._state = float(state["state"])
+        self._window.load_state_dict(state)
 
 
 def gathered(costs: Sequence[float]) -> list[float]:

@@ -7,24 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from poise.data.figures import MUTED, STYLE
 from poise.data.folders import disk_error, partial_folder, write_json
 from poise.errors import PoiseError
 
-_INK, _ALPHA, _AC = "#2b3138", "#1f5f8b", "#d9822b"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "poise",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4df",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "legend.frameon": False,
-}
+_ALPHA, _AC = "#1f5f8b", "#d9822b"
 
 
 def write_report(report: Mapping[str, Any], out: Path, *, replace: bool = False) -> None:
@@ -62,7 +49,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         for q in report["questions"]
         for variable in q["variables"]
     ]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 1.3 + 0.24 * len(lines)), layout="constrained")
         axes = figure.subplots()
         for row, (_, variable) in enumerate(lines):
@@ -70,7 +57,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
             if found["low"] is not None:
                 axes.plot([found["low"], found["high"]], [row, row], color=_ALPHA, linewidth=1.6)
             if found["value"] is None:
-                axes.text(0.01, row, found["reason"], va="center", fontsize=8, color="#6b7280")
+                axes.text(0.01, row, found["reason"], va="center", fontsize=8, color=MUTED)
             else:
                 axes.plot(found["value"], row, "o", color=_ALPHA, markersize=5, label="alpha, 95 % interval")
             if other["value"] is not None:

@@ -7,27 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poise.data.figures import INK, MUTED, STYLE
 from poise.data.folders import disk_error, partial_folder
 from poise.errors import PoiseError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _MUTED, _PEOPLE, _MODEL, _JOINT = "#2b3138", "#6b7280", "#1f5f8b", "#9a5b13", "#3f7d3a"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "poise",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4df",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlesize": 10,
-}
+_PEOPLE, _MODEL, _JOINT = "#1f5f8b", "#9a5b13", "#3f7d3a"
+_STYLE = STYLE | {"axes.titlesize": 10}
 _EFFECTS = {
     "automation_bias": "automation bias",
     "planted_reliance": "reliance on planted ones",
@@ -85,14 +73,14 @@ def draw(report: Mapping[str, Any], path: Path, kind: str = "png") -> None:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10, 1.1 + 0.25 * rows), layout="constrained", dpi=150)
         left, right = figure.subplots(1, 2)
-        figure.suptitle(f"{report['joint']['mode']}, truth: {report['reference']} items", fontsize=10, color=_MUTED)
+        figure.suptitle(f"{report['joint']['mode']}, truth: {report['reference']} items", fontsize=10, color=MUTED)
         left.set_title("accuracy", loc="left")
         right.set_title("what suggestions do (0: nothing)", loc="left")
         _panel(left, accuracy, rows)
         _panel(right, effects, rows)
         low = min([found["low"] for _, found, _ in accuracy if found and found["low"] is not None] or [0.0])
         left.set_xlim(max(low - 0.03, 0.0), 1.01)
-        right.axvline(0, color=_INK, linewidth=0.8)
+        right.axvline(0, color=INK, linewidth=0.8)
         metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
         figure.savefig(path, format=kind, metadata=metadata)
 
@@ -106,12 +94,12 @@ def _lines(report: Mapping[str, Any], of: Any) -> list[Line]:
             if found:
                 own = variable["name"] == question["question"]
                 name = variable["name"] if own else f"{question['question']}: {variable['name']}"
-                lines += [(name, None, _INK), *found]
+                lines += [(name, None, INK), *found]
     return lines
 
 
 def _colour(name: str) -> str:
-    return _MODEL if name.startswith("model ") else {"person alone": _PEOPLE, "joint": _JOINT}.get(name, _MUTED)
+    return _MODEL if name.startswith("model ") else {"person alone": _PEOPLE, "joint": _JOINT}.get(name, MUTED)
 
 
 def _panel(axes: Axes, lines: Sequence[Line], rows: int) -> None:

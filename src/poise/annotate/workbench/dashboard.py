@@ -43,11 +43,6 @@ class StageCount:
         """All tasks of the stage."""
         return sum(self.states.values())
 
-    @property
-    def done_share(self) -> float:
-        """Done tasks over all, 0..1."""
-        return self.states["done"] / self.total if self.total else 0.0
-
 
 @dataclass(frozen=True)
 class Held:

@@ -14,7 +14,7 @@ from poise.annotate.workbench.desk import Desk
 from poise.annotate.workbench.training import Training
 from poise.annotate.workbench.visit import SESSION, Endpoint
 
-GATED = frozenset({"/work/{stage}", "/ahead/{stage}"})
+GATED = frozenset({"/next/{stage}", "/ahead/{stage}"})
 """Paths that give items out. What a person holds already can be finished."""
 _FREE: WeakKeyDictionary[Desk, set[int]] = WeakKeyDictionary()
 """Application -> raters who have passed, which nothing takes back."""

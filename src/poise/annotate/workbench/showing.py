@@ -1,9 +1,10 @@
-"""What the pages of adjudication and training share: texts in the order of the page, what comes before, errors."""
+"""What all pages that show items share: texts in the order of the page, what comes before, errors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from starlette.responses import RedirectResponse, Response
 
@@ -48,17 +49,22 @@ def shown_texts(
     swapped: bool = False,
 ) -> Texts:
     """The texts of an item in the order of the page, covered as the person or the settings want it."""
-    shield = visit.who.preferences.get("shield") or visit.desk.settings.shield
-    hinted = any(category.code in visit.desk.settings.shield_categories for category in hints)
     names = ("Response",) if len(responses) == 1 else ("Left response", "Right response")
     order = tuple(reversed(responses)) if swapped else responses
     return Texts(
         prompt,
         tuple(SideText(name, text) for name, text in zip(names, order, strict=True)),
         turns,
-        covered=shield == "always" or (shield == "hints" and hinted),
+        covered=is_covered(visit, hints),
         hints=tuple(hints),
     )
+
+
+def is_covered(visit: Visit, hints: Sequence[Category]) -> bool:
+    """Whether texts are covered until they are asked for, as the person or the settings want it."""
+    shield = visit.who.preferences.get("shield") or visit.desk.settings.shield
+    hinted = any(category.code in visit.desk.settings.shield_categories for category in hints)
+    return shield == "always" or (shield == "hints" and hinted)
 
 
 def is_swapped(item: int) -> bool:
@@ -72,7 +78,7 @@ def before_texts(visit: Visit) -> Response | None:
     if now.over or now.break_due:
         return RedirectResponse("/break", 303)
     if visit.session is not None and not visit.session.warned:
-        return RedirectResponse(f"/before?then={visit.request.url.path}", 303)
+        return RedirectResponse(f"/before?then={quote(visit.request.url.path, safe='')}", 303)
     return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -14,6 +13,7 @@ from poise.annotate.store import Task
 from poise.annotate.workbench.desk import Link
 from poise.annotate.workbench.plain import pieces, plain
 from poise.annotate.workbench.settings import STAGES
+from poise.annotate.workbench.showing import before_texts, is_covered
 from poise.annotate.workbench.tasks import (
     LINES,
     STEPS,
@@ -39,7 +39,7 @@ _GONE = "Your time on this item is over, or it was answered already."
 def work(visit: Visit) -> Response:
     """Go to the next task of a stage."""
     stage = _stage(visit)
-    if (instead := _first(visit, f"/work/{stage}")) is not None:
+    if (instead := before_texts(visit)) is not None:
         return instead
     shown = next_shown(visit.desk.store, visit.who.rater, stage)
     if shown is None:
@@ -51,7 +51,7 @@ def work(visit: Visit) -> Response:
 def task(visit: Visit) -> Response:
     """One task, by its lease."""
     shown = _mine(visit)
-    if (instead := _first(visit, visit.request.url.path)) is not None:
+    if (instead := before_texts(visit)) is not None:
         return instead
     return visit.render("task.html", **_page(visit, shown))
 
@@ -94,7 +94,8 @@ def submit(visit: Visit) -> Response:
         shown = open_lease(store, rater, visit.request.path_params["lease"])
     except LeaseOverError:
         if len(visit.text("answer")) == 22 and _is_stored(visit, token):
-            return _answered(visit, token)
+            known = store.submit(rater, visit.request.path_params["lease"], {}, token=token)
+            return _answered(visit, token, known.task)
         return _over(visit)
     values = values_of(visit.sent, visit.texts("category"), shown)
     reason = visit.text("reason").strip()[:2000] or None
@@ -155,7 +156,7 @@ def skip(visit: Visit) -> Response:
     """Do not want this one; it never counts against anybody."""
     shown = _mine(visit)
     visit.desk.store.release(visit.who.rater, shown.task.token, skip=True)
-    return visit.go(f"/work/{shown.task.stage}")
+    return visit.go(f"/next/{shown.task.stage}")
 
 
 @signed_in()
@@ -179,33 +180,20 @@ def _mine(visit: Visit) -> Shown:
         raise Refused(404, f"{_GONE} Go on with the next one.") from error
 
 
-def _first(visit: Visit, path: str) -> Response | None:
-    """What comes before any task: the end of the day, a break that is due, the warning."""
-    now = today(visit.desk.store, visit.who, visit.desk.settings)
-    if now.over or now.break_due:
-        return RedirectResponse("/break", 303)
-    if visit.session is not None and not visit.session.warned:
-        return RedirectResponse(f"/before?then={quote(path, safe='')}", 303)
-    return None
-
-
 def _page(visit: Visit, shown: Shown, fault: str = "") -> dict[str, Any]:
-    prefers, settings = visit.who.preferences, visit.desk.settings
-    shield = prefers.get("shield") or settings.shield
-    hinted = any(category.code in settings.shield_categories for category in shown.hints)
     return {
         "shown": shown,
         "task": shown.task,
         "draft": shown.fields,
         "answer": secrets.token_urlsafe(16),
-        "covered": shield == "always" or (shield == "hints" and hinted),
+        "covered": is_covered(visit, shown.hints),
         "categories": [(chr(97 + c.index), c, guidelines()[c]) for c in CATEGORIES],
         "levels": list(Severity),
         "lines": LINES,
         "steps": STEPS,
         "fault": fault,
         "renew_s": max(1, visit.desk.store.policy.lease_s // 3),
-        "today": today(visit.desk.store, visit.who, settings),
+        "today": today(visit.desk.store, visit.who, visit.desk.settings),
     }
 
 
@@ -235,7 +223,7 @@ def _answered(visit: Visit, token: str, again: Task | None = None) -> Response:
         now = today(visit.desk.store, visit.who, visit.desk.settings)
         stop = {"go": "/break"} if now.over or now.break_due else {}
         return JSONResponse({"stored": token, "items": now.items, "severe": now.severe} | stop)
-    return RedirectResponse(f"/work/{visit.text('stage') if visit.text('stage') in STAGES else 'qa'}", 303)
+    return RedirectResponse(f"/next/{visit.text('stage') if visit.text('stage') in STAGES else 'qa'}", 303)
 
 
 def _over(visit: Visit) -> Response:
@@ -248,7 +236,7 @@ def _over(visit: Visit) -> Response:
 
 
 ROUTES = [
-    Route("/work/{stage}", work, methods=["GET"]),
+    Route("/next/{stage}", work, methods=["GET"]),
     Route("/ahead/{stage}", ahead, methods=["GET"]),
     Route("/task/{lease}", task, methods=["GET"]),
     Route("/task/{lease}/text/{which}", rest, methods=["GET"]),
@@ -259,4 +247,4 @@ ROUTES = [
     Route("/task/{lease}/skip", skip, methods=["POST"]),
     Route("/undo", undo, methods=["POST"]),
 ]
-NAV = [Link(f"/work/{stage}", title) for stage, title in STAGES.items()]
+NAV = [Link(f"/next/{stage}", title) for stage, title in STAGES.items()]

@@ -10,7 +10,6 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,27 +20,16 @@ from matplotlib.ticker import MaxNLocator
 
 from poise.data.audit.shares import Json
 from poise.data.audit.words import LEVELS, decimal, percent, plain
+from poise.data.figures import INK, STYLE
 
-INK, BARS, PALE = "#2b3138", "#1f5f8b", "#bcd3e4"
+BARS, PALE = "#1f5f8b", "#bcd3e4"
 SHADES = {"1": "#f2cf8d", "2": "#d9822b", "3": "#7a2318"}
 """Severity -> colour, darker is worse."""
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "poise",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4df",
-    "text.color": INK,
-    "axes.labelcolor": INK,
+_STYLE = STYLE | {
     "axes.edgecolor": "#8b9198",
     "axes.titlesize": 9,
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -62,9 +62,8 @@ def write_network(model: GuardModel, path: Path) -> None:
     model.encoder.model.set_attn_implementation("eager")
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # the exporter without onnxscript calls itself deprecated, and traces shapes
+            # the exporter without onnxscript calls itself deprecated, and traces shapes
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 Graph(),
                 (ids, torch.zeros_like(ids), mask),

@@ -7,6 +7,7 @@ of them counts, so nothing is silently cut. A prompt alone is a pair with an emp
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,5 +192,7 @@ class GuardModel(nn.Module):
 def _adapted(model: Any, rank: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks Transformers by an older name
+        adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
     return adapted

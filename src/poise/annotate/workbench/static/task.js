@@ -178,7 +178,7 @@ function show() {
 }
 
 async function submit() {
-  if (over) return location.assign(`/work/${stage}`);
+  if (over) return location.assign(`/next/${stage}`);
   if (sending) return;
   if (!opened) return fault("The text is still covered. Show it with v first, or skip it with x.");
   if (!verdict()) return fault(one("#verdict").textContent);
@@ -198,7 +198,7 @@ async function submit() {
   sessionStorage.removeItem(key());
   const last = JSON.parse(sessionStorage.getItem("answers") || "[]");
   sessionStorage.setItem("answers", JSON.stringify([...last, told.stored].slice(-20)));
-  if (told.go || !next) return location.assign(told.go || `/work/${stage}`);
+  if (told.go || !next) return location.assign(told.go || `/next/${stage}`);
   show();
   const severe = told.severe ? `, ${told.severe} severe` : "";
   one("#exposure").textContent = `${told.items} read today${severe}`;
