@@ -58,8 +58,14 @@ def test_what_is_folded_one_by_one() -> None:
 
 
 @given(st.text())
-def test_any_text_is_read_without_an_error_and_twice_is_once(text: str) -> None:
+def test_any_text_is_read_without_an_error(text: str) -> None:
     assert isinstance(undone(text), str)
+
+
+@given(st.lists(st.text("abcdefghijklmnopqrstuvwxyzäéñ", min_size=2), max_size=20), st.sampled_from([" ", "\n", ", "]))
+def test_plain_words_stay(words: list[str], between: str) -> None:
+    text = between.join(words)
+    assert undone(text) == text
 
 
 @pytest.mark.parametrize(

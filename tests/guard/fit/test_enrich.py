@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from poise.data.records import DualRecord, PromptRecord
+from poise.data.records import DualRecord, PromptRecord, QARecord
 from poise.data.records import PartialLabel as Label
 from poise.data.tables import TableWriter, open_tables
 from poise.guard.calibration import levels_of
@@ -18,7 +18,7 @@ from poise.guard.fit.enrich import REFUSALS, disguised, enrich
 from poise.guard.fit.loss import pair_loss
 from poise.guard.fit.model import GuardModel
 from poise.guard.fit.plan import DataPlan, SetUse, TrainingPlan
-from poise.guard.fit.rows import Row, rows_of
+from poise.guard.fit.rows import Row, labelled_rows, rows_of
 from poise.guard.fit.training import fit
 from poise.harm import CATEGORIES
 
@@ -97,6 +97,20 @@ def test_a_pair_without_labels_teaches_its_order(tmp_path: Path, tiny_encoder: P
     fit(model, pairs, TrainingPlan(epochs=12, batch_size=8, head_learning_rate=0.05, disguised=0.0), 0)
     logits = model.logits([("p1", "rude"), ("p1", "calm")]).at_least[:, 0]
     assert logits[0] > logits[1] + 0.5
+
+
+def test_what_people_measure_and_calibrate_on_is_their_rows_and_nothing_else(tmp_path: Path) -> None:
+    """No odds in place of a level, no written refusal, and no pair without labels: those are for training alone."""
+    named_only = Label(safe=False, categories=(CATEGORIES[0].value,))
+    with TableWriter(tmp_path / "t", {"name": "t"}) as writer:
+        for split in ("train", "test", None):
+            name = f"in {split}"
+            writer.add(QARecord(prompt=name, response="bad", label=named_only, dataset="s", split=split))
+            writer.add(PromptRecord(prompt=f"asked {name}", label=Label(safe=False), dataset="s", split=split))
+            writer.add(DualRecord(prompt=f"pair {name}", responses=("a", "b"), safer=0, dataset="s", split=split))
+    rows = labelled_rows(open_tables(tmp_path / "t"))
+    assert len(rows) == 6 and all(r.at_least[0] == 1.0 and math.isnan(r.at_least[1]) for r in rows)
+    assert {r.response for r in rows} == {"bad", None}
 
 
 def test_the_pair_loss_by_hand() -> None:

@@ -1,7 +1,7 @@
 """Quality of a batch of labels: acceptance sampling, screening by a model, answers too fast, raters against themselves.
 
 Pure functions on counts, arrays and judgement records; nothing here changes a label or leaves one out. What is left
-out: gold items (the workbench has them, `poise.annotate.workbench`).
+out: gold items, and repeats that the queue of the store asks by itself.
 """
 
 from poise.annotate.quality.acceptance import Bounds, Decision, batch_bounds, clopper_pearson, decide, sample_size

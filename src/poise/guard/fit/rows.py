@@ -3,7 +3,7 @@
 Sets are read, carried to the 19 categories through their crosswalk (true, false or undecided), merged, and split once
 by near-duplicate cluster of the conversation, so that no set's test prompt is trained on through another set. A set
 that knows only safe or unsafe teaches only that; several raters of one answer teach their share of votes; a pair of
-which only the safer answer is known teaches that order. `poise.guard.fit.enrich` adds to the training rows.
+which only the safer answer is known teaches that order. What training adds to them is `poise.guard.fit.enrich`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from poise.data.reading import Reader
 from poise.data.records import UNKNOWN, DualRecord, JudgementRecord, PartialLabel, PromptRecord, QARecord, Record
 from poise.data.split import split_tables
 from poise.data.tables import Tables, TableWriter, merge_tables, open_tables
-from poise.guard.fit.enrich import enrich
 from poise.guard.fit.plan import DataPlan, SetUse
 from poise.harm import CATEGORIES
 from poise.harm.taxonomy import PKU
@@ -119,7 +118,7 @@ def rows_of(tables: Tables, plan: DataPlan, seed: int) -> list[Row]:
             for record in tables[unit].records():
                 for row in _rows(record, plan, votes, refusals, seed):
                     found.setdefault((row.source, row.prompt, row.response), row)
-    return enrich(_thinned(_apart(list(found.values())), plan, seed), plan, seed)
+    return _thinned(_apart(list(found.values())), plan, seed)
 
 
 def _apart(rows: list[Row]) -> list[Row]:
@@ -209,7 +208,8 @@ def labelled_rows(tables: Tables) -> list[Row]:
         for batch in tables[unit].batches(["dataset"])
         for name in batch.column("dataset").unique().to_pylist()
     }
-    return rows_of(tables, DataPlan(sets={name or "": SetUse(rows=10**9) for name in names}, calibration_share=1e-9), 0)
+    plan = DataPlan(sets={name or "": SetUse(rows=10**9) for name in names}, calibration_share=1e-9)
+    return [row for row in rows_of(tables, plan, 0) if row.safer is None]
 
 
 def _thinned(rows: list[Row], plan: DataPlan, seed: int) -> list[Row]:

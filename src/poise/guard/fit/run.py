@@ -21,6 +21,7 @@ from poise.data.folders import partial_folder, write_json
 from poise.errors import PoiseError
 from poise.guard.calibration import Calibration, levels_of, probabilities
 from poise.guard.fit.calibration import calibrate, level_cuts, thresholds
+from poise.guard.fit.enrich import enrich
 from poise.guard.fit.measure import category_table, set_table, severity_table, tfidf_scores
 from poise.guard.fit.model import GuardLogits, GuardModel
 from poise.guard.fit.plan import DataPlan, ModelPlan, TrainingPlan
@@ -70,6 +71,7 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
         raise PoiseError("already exists", where=str(out), do="choose another folder")
     work = _work_folder(out, plan)
     rows = rows_of(prepare(plan.data, data, work, plan.seed, watch.note), plan.data, plan.seed)
+    rows = enrich(rows, plan.data, plan.seed)
     parts = {part: [row for row in rows if row.part == part] for part in ("train", "calibration", "test")}
     watch.note(", ".join(f"{part} {len(own):,}" for part, own in parts.items()) + " rows")
     model = GuardModel(
