@@ -35,9 +35,8 @@ def accept(
         raise PoiseError("--checked and --errors belong together", do="give both, or neither to plan")
     if not 0 < confidence < 1 or not 0 <= limit < 1:
         raise PoiseError(
-            f"confidence {confidence:g}, limit {limit:g}",
-            where="--confidence, --limit",
-            do="give shares between 0 and 1; the limit may be 0",
+            f"--confidence {confidence} and --limit {limit} are not both shares",
+            do="give numbers between 0 and 1; the limit may be 0",
         )
     if checked is None or errors is None:
         _plan(batch, limit, 1 - (1 - confidence) / looks, as_json)
