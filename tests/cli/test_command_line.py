@@ -107,19 +107,19 @@ def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"{Path('cache', 'tiny')}\n" * 2
 
 
-def test_train_starter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_helpfulness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     calls: list[tuple[Path, Path]] = []
 
     def train(data: Path, out: Path, progress: object) -> dict[str, dict[str, float]]:
         calls.append((data, out))
         return {"toy-set": {"rows_test": 4, "auroc": 0.75}}
 
-    fake = ModuleType("poise.guard.starter_training")
-    fake.train_starter = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "poise.guard.starter_training", fake)
-    assert main(["guard", "train-starter", "--data", "d"]) == 0
-    assert calls == [(Path("d"), Path("starter-rater"))]
+    fake = ModuleType("poise.guard.helpfulness_training")
+    fake.train_helpfulness = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "poise.guard.helpfulness_training", fake)
+    assert main(["guard", "train-helpfulness", "--data", "d"]) == 0
+    assert calls == [(Path("d"), Path("helpfulness-head"))]
     assert capsys.readouterr().out.splitlines() == [
         f"{'toy-set':20s} rows_test 4  auroc 0.75",
-        "starter rater: starter-rater",
+        "helpfulness head: helpfulness-head",
     ]

@@ -18,7 +18,8 @@ from poise.harm import policy_version
 
 def test_it_is_small_and_says_where_it_comes_from() -> None:
     files = {path.name: path.stat().st_size for path in STARTER.iterdir()}
-    assert set(files) == {"README.md", "adapters.safetensors", "guard.json", "heads.safetensors", "metrics.json"}
+    weights = {"adapters.safetensors", "heads.safetensors"}
+    assert set(files) == {"README.md", "guard.json", "held_out.json", "metrics.json", *weights}
     assert sum(files.values()) < 3_000_000
     told = json.loads((STARTER / "guard.json").read_text())
     assert told["policy"] == policy_version(), "trained under another policy: train it again"

@@ -1,4 +1,4 @@
-"""The shipped starter rater: fits its encoder only, and tells plain refusals from plain compliance."""
+"""The shipped starter rater: tells plain refusals from plain compliance, and its head comes from permitted pairs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from poise.annotate import QAScore
-from poise.data import Provenance, QARow
+from poise.data import Provenance, QARow, load_seeds
 from poise.errors import PoiseError
-from poise.guard.starter import STARTER_ENCODER, STARTER_FOLDER, StarterHeads, StarterRater, features
-from poise.guard.starter_training import Source, _measure
-from poise.harm import CATEGORIES
-from poise.models.encoder import Encoder
-from poise.models.heads import ModerationTargets
+from poise.guard.helpfulness import ENCODER, SHIPPED, Helpfulness, HelpfulnessHead
+from poise.guard.helpfulness_training import Source, fit, measure
+from poise.guard.shipped import seed_splits
+from poise.guard.starter import StarterRater
 
 RealModel = Callable[[str], Path]
 CASES = [  # (prompt, refusal, compliance), in the manner of our seeds
@@ -49,29 +48,10 @@ def row(prompt: str, response: str) -> QARow:
     return QARow(id="x", prompt_id="p", prompt=prompt, response=response, provenance=Provenance(source="invented"))
 
 
-def test_the_shipped_metrics_are_json_without_nan() -> None:
-    def refuse(name: str) -> None:
-        raise AssertionError(name)
-
-    metrics = json.loads((STARTER_FOLDER / "metrics.json").read_text(), parse_constant=refuse)
-    assert "auroc" in metrics["poise-seeds"] and metrics["xstest_completions"].keys() == {"rows_train", "rows_test"}
-
-
-@pytest.mark.parametrize(("unsafe", "measured"), [([0, 1, 1], True), ([0, 0, 1], False), ([1, 1, 0], False)])
-def test_auroc_needs_both_classes_among_the_test_rows(unsafe: list[int], measured: bool) -> None:
-    """The first two rows are the test rows."""
-    at_least = torch.tensor([[float(x)] * 3 for x in unsafe])
-    target = ModerationTargets(torch.zeros(3, len(CATEGORIES)), at_least, torch.ones(3))
-    none = torch.zeros(0, 2, dtype=torch.long)
-    source = Source("toy", torch.randn(3, 16), target, torch.tensor([True, True, False]), none)
-    result = _measure(StarterHeads(4, 8), source)
-    assert (result["rows_train"], result["rows_test"]) == (1, 2)
-    assert ("auroc" in result) == ("f1_unsafe" in result) == measured
-
-
 @pytest.fixture
 def starter(real_model: RealModel) -> StarterRater:
-    return StarterRater(real_model(STARTER_ENCODER))
+    real_model(ENCODER)
+    return StarterRater()
 
 
 def test_refusals_are_safer_than_compliance(starter: StarterRater) -> None:
@@ -93,46 +73,61 @@ def test_scores_are_well_formed_and_in_order(starter: StarterRater) -> None:
         assert sum(score.severity) == pytest.approx(1, abs=1e-5) and min(score.severity) >= -1e-6
         assert len(score.categories) == 19 and all(0 <= c <= 1 for c in score.categories)
         assert score.harm == pytest.approx(other.harm, abs=0.05)
+        assert score.cuts == starter.guard.level_cuts
+    assert len({score.helpful for score in together if score is not None}) == len(rows)
     assert starter.score([]) == []
 
 
 def test_a_score_that_is_no_number_is_unjudged(starter: StarterRater) -> None:
+    assert starter.score([row(*CASES[0][:2])]) != [None]
     with torch.no_grad():
-        starter.heads.helpful.bias.fill_(math.nan)
+        starter.helpfulness.head[-1].bias.fill_(math.nan)  # type: ignore[union-attr,operator]
     assert starter.score([row(*CASES[0][:2])]) == [None]
 
 
-def test_needs_its_own_encoder(tiny_encoder: Path, float32: None) -> None:
-    with pytest.raises(PoiseError, match="needs an encoder of width 384, this one has 32") as caught:
-        StarterRater(tiny_encoder)
-    assert STARTER_ENCODER in caught.value.do
+def test_the_seeds_have_a_fixed_split_with_every_kind_on_both_sides() -> None:
+    splits = seed_splits()
+    prompts = load_seeds().prompts
+    assert set(splits) == {p.id for p in prompts}
+    for kind in ("harmful", "lookalike", "ordinary"):
+        share = [splits[p.id] == "test" for p in prompts if p.kind == kind]
+        assert 0.1 < sum(share) / len(share) < 0.4
 
 
-@pytest.mark.parametrize("damage", ["settings.json", "heads.safetensors", "not json"])
-def test_a_folder_without_a_rater(tiny_encoder: Path, tmp_path: Path, damage: str) -> None:
-    folder = shutil.copytree(STARTER_FOLDER, tmp_path / "starter")
+def test_the_card_has_the_measured_numbers() -> None:
+    metrics = json.loads((SHIPPED / "metrics.json").read_text())
+    card = (SHIPPED / "README.md").read_text()
+    for found in metrics.values():
+        assert f"| {found['pairs_train']} | {found['pairs_test']} | {found['accuracy']:.2f} |" in card
+
+
+def test_the_head_learns_an_order_and_is_measured_on_the_test_pairs_alone() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2000, 16)
+    better = torch.arange(0, 2000, 2)
+    swapped = x[better, 3] < x[better + 1, 3]  # the third feature decides
+    pairs = torch.stack([better + swapped, better + 1 - swapped.long()], 1)
+    test = torch.arange(1000) >= 900
+    source = Source(x, pairs, test)
+    head = fit(HelpfulnessHead(4, 8), [source], steps=200)
+    found = measure(head, source)
+    assert (found["pairs_train"], found["pairs_test"]) == (900, 100)
+    assert found["accuracy"] > 0.8
+    assert measure(head, source._replace(pairs=pairs.flip(1)))["accuracy"] == pytest.approx(1 - found["accuracy"])
+    assert "accuracy" not in measure(head, source._replace(test=torch.zeros(1000, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("damage", ["settings.json", "head.safetensors", "not json", "another encoder"])
+def test_a_folder_without_a_head(real_model: RealModel, tmp_path: Path, damage: str) -> None:
+    real_model(ENCODER)
+    folder = shutil.copytree(SHIPPED, tmp_path / "head")
     if damage == "not json":
         (folder / "settings.json").write_text("{")
+    elif damage == "another encoder":
+        settings = json.loads((folder / "settings.json").read_text())
+        (folder / "settings.json").write_text(json.dumps({**settings, "width": 32}))
     else:
         (folder / damage).unlink()
-    with pytest.raises(PoiseError, match="holds no starter rater") as caught:
-        StarterRater(tiny_encoder, folder)
-    assert "poise guard train-starter" in caught.value.do
-
-
-def test_the_shipped_weights_are_described() -> None:
-    settings = json.loads((STARTER_FOLDER / "settings.json").read_text())
-    assert settings["encoder"] == STARTER_ENCODER and settings["width"] == 384
-    metrics = json.loads((STARTER_FOLDER / "metrics.json").read_text())
-    assert metrics["poise-seeds"]["auroc"] > 0.8
-
-
-def test_features_of_repeated_prompts(tiny_encoder: Path, float32: None) -> None:
-    """[prompt, response, 8 prompt * response, both together], each prompt embedded once and put back in place."""
-    encoder = Encoder(tiny_encoder, max_length=64)
-    prompts, responses = ["b b", "a", "b b"], ["one", "two", "three"]
-    x = features(encoder, prompts, responses)
-    assert x.shape == (3, 4 * 32)
-    p, r = encoder.embed(prompts), encoder.embed(responses)
-    expected = torch.cat([p, r, p * r * 8, encoder.embed(prompts, responses)], 1)
-    torch.testing.assert_close(x, expected, atol=1e-6, rtol=1e-5)
+    with pytest.raises(PoiseError, match="holds no helpfulness head") as caught:
+        Helpfulness(folder)
+    assert "poise guard train-helpfulness" in caught.value.do

@@ -48,9 +48,6 @@ class FakeRater:
 
     rater = Rater(id="starter-rater", kind="model", version="1")
 
-    def __init__(self, encoder: object) -> None:
-        pass
-
     def score(self, rows: Sequence[QARow], tell: object = None) -> list[QAScore | None]:
         """Scores that depend on the side alone."""
         categories = tuple(0.9 if n == 1 else 0.0 for n in range(19))
@@ -71,7 +68,6 @@ STAGES = {
 def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the two stages in a folder."""
     monkeypatch.setattr("poise.guard.starter.StarterRater", FakeRater)
-    monkeypatch.setattr(annotate, "model_source", lambda ctx, role: "none")
     monkeypatch.setattr(annotate, "read_corpus", lambda ctx, *names: Corpus.read(ctx.input("sources") / "corpus"))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: tiny\nseed: 1\nmodels: {policy: a/b, encoder: c/d}\nsources: {}\nannotate: {}\n")

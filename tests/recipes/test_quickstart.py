@@ -54,8 +54,8 @@ def loop(
     few_seeds: Corpus, tiny_lm: Path, real_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., RunResult]:
     """Runs the quickstart recipe, made small, in a folder."""
-    real_model("all-minilm-l6-v2")  # the starter rater fits no other encoder
-    for module in ("poise.data.seeds", "poise.guard.starter_training"):
+    real_model("all-minilm-l6-v2")  # of the starter rater
+    for module in ("poise.data.seeds", "poise.guard.shipped"):
         monkeypatch.setattr(f"{module}.load_seeds", lambda: few_seeds)
 
     def go(out: Path, *more: str, until: str | None = None) -> RunResult:

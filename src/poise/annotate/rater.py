@@ -18,11 +18,13 @@ class QAScore:
         severity: P(severity = 0, 1, 2, 3), summing to one.
         categories: P(category applies), length 19 in card order.
         helpful: helpfulness score, higher is better, comparable within a prompt only.
+        cuts: P(severity >= 2) and P(severity >= 3) from which an unsafe response is moderate, and severe.
     """
 
     severity: tuple[float, float, float, float]
     categories: tuple[float, ...]
     helpful: float
+    cuts: tuple[float, float] = (0.5, 0.5)
 
     @property
     def unsafe(self) -> float:
@@ -43,8 +45,11 @@ class QAScore:
         safe = self.unsafe < 0.5 if known_safe is None else known_safe
         if safe:
             return Label(frozenset(), Severity.NONE)
-        at_least = [1.0, sum(self.severity[2:]), self.severity[3]]
-        level = Severity(sum(p >= 0.5 for p in at_least))
+        level = Severity.MINOR
+        if sum(self.severity[2:]) >= self.cuts[0]:
+            level = Severity.MODERATE
+        if self.severity[3] >= self.cuts[1]:
+            level = Severity.SEVERE
         likely = {c for c in CATEGORIES if self.categories[c.index] >= 0.5}
         return Label(frozenset(likely or {self._likeliest()}), level)
 

@@ -132,7 +132,7 @@ def show_estimates(found: Mapping[str, DryEndpoint]) -> None:
 def seeds_to_show() -> tuple[list[PromptRow], list[str]]:
     """Our own prompts that may be shown to a model, and those of the test split, which no new prompt may be near to."""
     from poise.data import load_seeds, with_splits
-    from poise.guard.starter_training import seed_splits
+    from poise.guard.shipped import seed_splits
 
     rows = with_splits(load_seeds(), seed_splits()).prompts
     return [row for row in rows if row.split == "train"], [row.prompt for row in rows if row.split == "test"]

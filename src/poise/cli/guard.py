@@ -60,7 +60,7 @@ def evaluate(
     from poise.pipeline import progress
 
     opened = open_tables(tables)
-    with progress(iter(()), unit="windows", what="judging") as bar:
+    with progress(iter(()), unit="texts", what="judging") as bar:
         measured = measure(open_guard(guard), opened, bar.update)
     for line in table_lines(measured):
         typer.echo(line)
@@ -84,7 +84,7 @@ def label(
 
     refuse_used(out, force)
     opened = open_tables(tables)
-    with progress(iter(()), unit="windows", what="judging") as bar:
+    with progress(iter(()), unit="texts", what="judging") as bar:
         counts = label_tables(open_guard(guard), opened, out, replace=force, on_rows=bar.update)
     typer.echo(f"{out}: " + ", ".join(f"{verdict} {count:,}" for verdict, count in sorted(counts.items())))
 
@@ -128,15 +128,15 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-@app.command("train-starter")
-def train_starter_guard(
+@app.command("train-helpfulness")
+def train_helpfulness_head(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the public data sets.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the trained rater goes.")] = Path("starter-rater"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the trained head goes.")] = Path("helpfulness-head"),
 ) -> None:
-    """Train the starter rater on public sets with permissive licences and our own seeds."""
-    from poise.guard.starter_training import train_starter
+    """Train the helpfulness head of the starter rater on pairs with permissive licences and our own seeds."""
+    from poise.guard.helpfulness_training import train_helpfulness
     from poise.pipeline import progress
 
-    for name, row in train_starter(data, out, progress).items():
+    for name, row in train_helpfulness(data, out, progress).items():
         typer.echo(f"{name:20s} " + "  ".join(f"{key} {value}" for key, value in row.items()))
-    typer.echo(f"starter rater: {out}")
+    typer.echo(f"helpfulness head: {out}")

@@ -101,7 +101,7 @@ def calibrate(
     if out.exists():
         raise PoiseError("already exists", where=str(out), do="choose another folder")
     opened = open_tables(tables)
-    with progress(iter(()), unit="windows", what="judging") as bar:
+    with progress(iter(()), unit="texts", what="judging") as bar:
         told = recalibrate(
             open_guard(guard),
             opened,

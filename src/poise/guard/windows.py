@@ -6,6 +6,7 @@ token is in at least one window, windows of a long text overlap by a quarter, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -95,16 +96,17 @@ def highest(
 
     Args:
         windows_of: splits one text; run: logits of a batch of windows.
-        on_rows: hears how many windows were done.
+        on_rows: hears how many more texts were read, each counted with its last window.
     """
     pieces = [(i, window) for i, text in enumerate(texts) for window in windows_of(text)]
     order = sorted(range(len(pieces)), key=lambda at: len(pieces[at][1][0]) + len(pieces[at][1][1]))
-    n, low = len(texts), np.float32(-np.inf)
+    n, low, left = len(texts), np.float32(-np.inf), Counter(i for i, _ in pieces)
     out = Logits(np.full((n, 19), low), np.full((n, 3), low), np.full(n, low))
     for start in range(0, len(order), batch_size):
         chosen = [pieces[at] for at in order[start : start + batch_size]]
         rows = [i for i, _ in chosen]
         for whole, part in zip(out, run([window for _, window in chosen]), strict=True):
             np.maximum.at(whole, rows, part)
-        on_rows(len(chosen))
+        left.subtract(rows)
+        on_rows(sum(left[i] == 0 for i in set(rows)))
     return out

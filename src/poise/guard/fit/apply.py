@@ -8,7 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from poise.annotate import QAScore
 from poise.annotate.ai.judging import carry, responses_of
+from poise.data import QARow
 from poise.data.records import JudgementRecord, QARecord
 from poise.data.tables import Tables, TableWriter
 from poise.errors import PoiseError
@@ -45,6 +49,25 @@ class TrainedGuard(CalibratedGuard):
     def raw_logits(self, texts: Sequence[Text], on_rows: Callable[[int], object] = ignore) -> Logits:
         """Logits of all texts in order, before calibration."""
         return Logits(*(part.numpy() for part in self.model.logits(texts, on_rows=on_rows)))
+
+    def score(self, rows: Sequence[QARow], on_rows: Callable[[int], object] = ignore) -> list[QAScore | None]:
+        """Scores for the `ScoringRater` seam; the guard knows nothing of helpfulness, so `helpful` is 0.
+
+        A row whose score is not a number is None (unjudged).
+        """
+        if not rows:
+            return []
+        found = self.probabilities([(row.prompt, row.response) for row in rows], on_rows)
+        numbers = np.concatenate([found.severity, found.categories], axis=1)
+        return [
+            QAScore((s[0], s[1], s[2], s[3]), tuple(c), 0.0, self.level_cuts) if fine else None
+            for fine, s, c in zip(
+                np.isfinite(numbers).all(axis=1).tolist(),
+                found.severity.tolist(),
+                found.categories.tolist(),
+                strict=True,
+            )
+        ]
 
 
 def label_tables(

@@ -199,6 +199,12 @@ def _targets(label: PartialLabel) -> tuple[tuple[float, ...], tuple[float, float
     return categories, (1.0 if label.safe is False else NAN, NAN, NAN)
 
 
+def row_of(prompt: str, response: str, label: PartialLabel, source: str, part: str) -> Row:
+    """The row of one labelled answer."""
+    categories, at_least = _targets(label)
+    return Row(prompt, response, source, part, categories, at_least, NAN)
+
+
 def labelled_rows(tables: Tables) -> list[Row]:
     """All rows with a label in the 19 categories (see `poise data map`); part is "test" where a row says so."""
     names = {

@@ -2,6 +2,7 @@
 
     <out>/    trunk or adapters, tokenizer, heads.safetensors, guard.json (settings, calibration, thresholds)
     <out>/metrics.json    what it can do on test rows, set by set, beside TF-IDF
+    <out>/held_out.json   ids of those of our seed prompts that it learnt nothing of, where the plan has the seeds
 
 While it works, `.<name>.work` beside it holds the tables and the last checkpoint; a killed run goes on from there.
 """
@@ -11,12 +12,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from poise.data import load_seeds
 from poise.data.folders import partial_folder, write_json
 from poise.errors import PoiseError
 from poise.guard.calibration import Calibration, levels_of, probabilities
@@ -25,8 +27,9 @@ from poise.guard.fit.enrich import enrich
 from poise.guard.fit.measure import category_table, set_table, severity_table, tfidf_scores
 from poise.guard.fit.model import GuardLogits, GuardModel
 from poise.guard.fit.plan import DataPlan, ModelPlan, TrainingPlan
-from poise.guard.fit.rows import Row, prepare, rows_of
+from poise.guard.fit.rows import SEEDS, Row, prepare, rows_of
 from poise.guard.fit.training import fit, targets_of
+from poise.guard.shipped import HELD_OUT
 from poise.guard.windows import Logits
 from poise.harm import policy_version
 from poise.models.bundled import resolve
@@ -81,26 +84,76 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
         dropout=plan.model.dropout,
         seed=plan.seed,
     )
-    losses = fit(
-        model, parts["train"], plan.training, plan.seed, checkpoint=work / "checkpoint.safetensors", on_step=watch.step
+    fitted = learn(
+        model,
+        parts["train"],
+        parts["calibration"],
+        plan.training,
+        plan.seed,
+        checkpoint=work / "checkpoint.safetensors",
+        watch=watch,
     )
-    held = _logits(model, parts["calibration"], watch)
-    targets = targets_of(parts["calibration"], torch.device("cpu"))
-    calibration = calibrate(held, targets)
-    probability = probabilities(calibration.apply(held))
+    tested = fitted.calibration.apply(_logits(model, parts["test"], watch))
+    measured = measure(tested, parts["test"], parts["train"], fitted.limits[0], fitted.cuts)
+    measured |= {"rows": {part: len(own) for part, own in parts.items()}, "losses": fitted.losses}
+    measured["sources"] = dict(Counter(row.source for row in parts["train"]))
+    learnt = {row.prompt for row in rows if row.part != "test"}
+    _save(out, model, plan, fitted, measured, learnt)
+    shutil.rmtree(work)
+    return measured
+
+
+class Fitted(NamedTuple):
+    """What training leaves beside the weights.
+
+    Args:
+        losses: of each step.
+        calibration: of all heads.
+        limits: P(severity >= 1) from which a text is unsafe, then P(category) from which each of the 19 is named.
+        cuts: see `level_cuts`.
+    """
+
+    losses: list[float]
+    calibration: Calibration
+    limits: list[float]
+    cuts: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `guard.json` keeps of it."""
+        limits = {"unsafe": self.limits[0], "categories": self.limits[1:], "levels": self.cuts}
+        return {
+            "policy": policy_version(),
+            "calibration": self.calibration.to_json(),
+            "thresholds": {**limits, "false_positive_rate": FALSE_POSITIVES},
+        }
+
+
+def learn(
+    model: GuardModel,
+    train: Sequence[Row],
+    held: Sequence[Row],
+    training: TrainingPlan,
+    seed: int,
+    *,
+    checkpoint: Path,
+    watch: Watch = _SILENT,
+) -> Fitted:
+    """Train the network in place, then fit calibration, thresholds and level cuts on rows kept apart.
+
+    Raises:
+        PoiseError: no rows, or a loss that is not a number.
+    """
+    losses = fit(model, train, training, seed, checkpoint=checkpoint, on_step=watch.step)
+    logits = _logits(model, held, watch)
+    targets = targets_of(held, torch.device("cpu"))
+    calibration = calibrate(logits, targets)
+    probability = probabilities(calibration.apply(logits))
     limits = thresholds(
         [probability.unsafe, *probability.categories.T],
         [targets.at_least[:, 0].numpy(), *targets.categories.T.numpy()],
         FALSE_POSITIVES,
     )
-    cuts = level_cuts(probability.at_least, targets.at_least.numpy())
-    tested = calibration.apply(_logits(model, parts["test"], watch))
-    measured = measure(tested, parts["test"], parts["train"], limits[0], cuts)
-    measured |= {"rows": {part: len(own) for part, own in parts.items()}, "losses": losses}
-    measured["sources"] = dict(Counter(row.source for row in parts["train"]))
-    _save(out, model, plan, calibration, limits, cuts, measured)
-    shutil.rmtree(work)
-    return measured
+    return Fitted(losses, calibration, list(limits), level_cuts(probability.at_least, targets.at_least.numpy()))
 
 
 def measure(
@@ -148,32 +201,16 @@ def _work_folder(out: Path, plan: Plan) -> Path:
 
 
 def _save(
-    out: Path,
-    model: GuardModel,
-    plan: Plan,
-    calibration: Calibration,
-    limits: Sequence[float],
-    cuts: tuple[float, float],
-    measured: dict[str, Any],
+    out: Path, model: GuardModel, plan: Plan, fitted: Fitted, measured: dict[str, Any], learnt: Container[str]
 ) -> None:
     parts = partial_folder(out)
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
-    told = {
-        "encoder": plan.model.encoder,
-        "policy": policy_version(),
-        "calibration": calibration.to_json(),
-        "thresholds": {
-            "unsafe": limits[0],
-            "categories": list(limits[1:]),
-            "levels": cuts,
-            "false_positive_rate": FALSE_POSITIVES,
-        },
-        "plan": plan.to_json(),
-    }
     try:
-        model.save(parts, told)
+        model.save(parts, {"encoder": plan.model.encoder, **fitted.to_json(), "plan": plan.to_json()})
         write_json(parts / "metrics.json", measured)
+        if SEEDS in plan.data.sets:
+            write_json(parts / HELD_OUT, [row.id for row in load_seeds().prompts if row.prompt not in learnt])
         parts.rename(out)
     finally:
         shutil.rmtree(parts, ignore_errors=True)

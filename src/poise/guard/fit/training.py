@@ -16,7 +16,6 @@ from poise.guard.fit.loss import GuardTargets, guard_loss, pair_loss
 from poise.guard.fit.model import GuardLogits, GuardModel
 from poise.guard.fit.plan import TrainingPlan
 from poise.guard.fit.rows import Row
-from poise.guard.training import warm_linear
 from poise.guard.windows import Window
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 
@@ -123,6 +122,12 @@ def targets_of(rows: Sequence[Row], device: torch.device) -> GuardTargets:
         torch.tensor([row.refusal for row in rows], device=device),
         torch.tensor([row.weight for row in rows], device=device),
     )
+
+
+def warm_linear(step: int, steps: int) -> float:
+    """Share of the peak learning rate: up over the first tenth, then down to zero."""
+    warm = max(1, steps // 10)
+    return min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
 
 
 def _order(lengths: Sequence[int], plan: TrainingPlan, seed: int) -> list[list[int]]:

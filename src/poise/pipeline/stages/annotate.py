@@ -10,7 +10,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from poise.pipeline.context import StageContext
-from poise.pipeline.stages.common import PRECEDENCE, Settings, final_judgements, model_source, read_corpus, write_corpus
+from poise.pipeline.stages.common import PRECEDENCE, Settings, final_judgements, read_corpus, write_corpus
 
 if TYPE_CHECKING:
     from poise.data import Corpus
@@ -29,7 +29,7 @@ def run(ctx: StageContext, settings: AnnotateSettings) -> dict[str, Any]:
     from poise.guard.starter import StarterRater
 
     corpus = read_corpus(ctx, "sources", "responses")
-    rater = StarterRater(model_source(ctx, "encoder"))
+    rater = StarterRater()
     with ctx.progress(len(corpus.qa), unit="responses", what="labelling") as bar:
         scores = dict(zip((row.id for row in corpus.qa), rater.score(corpus.qa, bar.update), strict=True))
     flags = final_judgements(corpus)["safe"]

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from poise.pipeline.context import StageContext
-from poise.pipeline.stages.common import Settings, build_trunk, model_source, read_corpus
+from poise.pipeline.stages.common import Settings, build_trunk, read_corpus
 
 Rows = list[dict[str, Any]]
 
@@ -102,7 +102,7 @@ def _judge(ctx: StageContext, rows: Rows) -> None:
     """Add the verdicts of the run's guard, the starter rater and the refusal rule to every row."""
     from poise.data import Provenance, QARow
     from poise.evaluate.refusal import refuses
-    from poise.guard.moderator import Moderator
+    from poise.guard.fit.apply import TrainedGuard
     from poise.guard.starter import StarterRater
 
     qa = [
@@ -115,9 +115,9 @@ def _judge(ctx: StageContext, rows: Rows) -> None:
         )
         for i, row in enumerate(rows)
     ]
-    judges: dict[str, Any] = {"starter": StarterRater(model_source(ctx, "encoder"))}
+    judges: dict[str, Any] = {"starter": StarterRater()}
     if ctx.has_input("guard"):
-        judges["guard"] = Moderator.load(ctx.input("guard") / "model")
+        judges["guard"] = TrainedGuard(ctx.input("guard") / "model")
     with ctx.progress(len(qa) * len(judges), unit="responses", what="judging") as bar:
         for name, judge in judges.items():
             for row, score in zip(rows, judge.score(qa, bar.update), strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from poise.data import Judgement, uniform_seed
 from poise.pipeline.context import StageContext
 from poise.pipeline.stages.common import PEOPLE, Settings, final_judgements, model_source, read_corpus
 
@@ -19,7 +20,8 @@ class GuardSettings(Settings):
     learning_rate: float = Field(1e-4, gt=0)
     head_learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    category_weight: float = Field(1.0, ge=0)
+    category_weight: float = Field(0.5, ge=0)
+    calibration_share: float = Field(0.1, gt=0, lt=1, description="of the train prompts, for probabilities")
     people_only: bool = Field(False, description="only rows whose safe flag people gave; a model may have completed it")
     max_length: int = Field(128, ge=16, le=512)
 
@@ -27,9 +29,10 @@ class GuardSettings(Settings):
 def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
     """Write `model/`, `metrics.json` (rows by source and model) and `test_scores.json` (for the calibration plot)."""
     from poise.errors import PoiseError
-    from poise.guard.moderator import Moderator
-    from poise.guard.training import GuardTraining, batches, train_guard
-    from poise.models.seeding import seed_everything
+    from poise.guard.fit.apply import TrainedGuard
+    from poise.guard.fit.model import GuardModel
+    from poise.guard.fit.plan import TrainingPlan
+    from poise.guard.fit.run import Watch, learn
 
     corpus = read_corpus(ctx, "annotate")
     final = final_judgements(corpus)
@@ -43,31 +46,37 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
         raise PoiseError(
             f"{len(train)} labelled train and {len(test)} test responses", where="guard", do="give more rows"
         )
-    seed_everything(ctx.seed)
-    guard = Moderator(model_source(ctx, "encoder"), max_length=settings.max_length)
-    how = GuardTraining(
-        settings.epochs,
-        settings.batch_size,
-        settings.learning_rate,
-        settings.head_learning_rate,
-        settings.weight_decay,
-        settings.category_weight,
-        ctx.seed,
-    )
-    steps = len(batches([1] * len(train), how))
-    with ctx.progress(steps, unit="steps", what="training guard") as bar:
+    share = settings.calibration_share * 2**63
+    held = [uniform_seed(ctx.seed, "guard calibration", r.prompt) < share for r in train]
+    known = [_known(r.prompt, r.response, judged[r.id]) for r in train]
+    source = model_source(ctx, "encoder")
+    model = GuardModel(source, max_length=settings.max_length, seed=ctx.seed)
+    fields = settings.model_dump(exclude={"people_only", "max_length", "calibration_share"})
+    with ctx.progress(0, unit="steps", what="training guard") as bar:
 
-        def show(step: int, loss: float) -> None:
+        def show(done: int, total: int, loss: float) -> None:
+            bar.total = total
             bar.set(loss=loss)
-            bar.update(step + 1 - bar.n)
+            bar.update(done - bar.n)
 
-        losses = train_guard(guard, train, judged, how, checkpoint=ctx.scratch("guard.safetensors"), on_step=show)
-    guard.save(ctx.path("model/config.json").parent)
+        fitted = learn(
+            model,
+            [row for row, kept in zip(known, held, strict=True) if not kept],
+            [row for row, kept in zip(known, held, strict=True) if kept],
+            TrainingPlan(**fields),
+            ctx.seed,
+            checkpoint=ctx.scratch("guard.safetensors"),
+            watch=Watch(step=show),
+        )
+    folder = ctx.path("model/config.json").parent
+    model.save(
+        folder, {"encoder": ctx.models["encoder"], **fitted.to_json(), "plan": {"name": f"guard-of-{ctx.recipe_name}"}}
+    )
     with ctx.progress(len(test), unit="responses", what="testing guard") as bar:
-        scores = guard.score(test, bar.update)
+        scores = TrainedGuard(folder).score(test, bar.update)
     table = measure_guard(test, scores, judged, [judged[r.id] for r in train])
     ctx.write_json("metrics.json", table)
-    ctx.write_json("losses.json", losses)
+    ctx.write_json("losses.json", fitted.losses)
     flags = [not _safe(judged[row.id]) for row in test]
     ctx.write_json("test_scores.json", {"prob": [s.unsafe if s else None for s in scores], "positive": flags})
     headline = table[0]
@@ -160,6 +169,19 @@ def _category_prior(train: Any) -> Any:
         return total.most_common(1)[0][0] if total else (0 if label.safe else 2)
 
     return prior
+
+
+def _known(prompt: str, response: str, judgement: Judgement) -> Any:
+    from poise.data.records import PartialLabel
+    from poise.guard.fit.rows import row_of
+
+    if judgement.question == "safe":
+        told = PartialLabel(safe=bool(judgement.value))
+    else:
+        label = judgement.label()
+        names = tuple(c.value for c in sorted(label.categories, key=lambda c: c.index))
+        told = PartialLabel(safe=label.safe, categories=names, severity=int(label.severity))
+    return row_of(prompt, response, told, "run", "train")
 
 
 def _safe(judgement: Any) -> bool:

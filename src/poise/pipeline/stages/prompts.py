@@ -27,7 +27,7 @@ def run(ctx: StageContext, settings: PromptSettings) -> dict[str, Any]:
     """Write `corpus/`: seeds with their responses and judgements, and the new prompts."""
     from poise.data import load_seeds, merge, split_by_prompt, with_splits
     from poise.data.corpus import Corpus
-    from poise.guard.starter_training import seed_splits
+    from poise.guard.shipped import seed_splits
 
     seeds = with_splits(load_seeds(), seed_splits())
     new, dropped = _new_prompts(ctx, settings, seeds) if settings.cells and settings.per_cell else ([], {})

@@ -1,0 +1,172 @@
+"""What each group of sources, each term of the loss and each augmentation brings to a guard: one left out at a time.
+
+    python benchmarks/guard_ablation.py recipes/guard-starter.yaml --data DIR --out DIR/ablation
+
+Every variant is the plan at a smaller size (`--rows` of each set, `--epochs`), with one thing left out, trained and
+measured by `poise guard train`'s own code. Mean AUROC of "unsafe" on the sets that no variant trains on, and on the
+test rows of the training sets that the whole plan has (with at least 50 rows); severity on graded rows; and the mean
+AUROC on answers in every disguise of `guard_obfuscation.py`. A variant that is there is not trained again, so a stopped
+run goes on. `--seeds 2` trains all twice: how far the whole plan's own numbers stand apart is the noise to read by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from guard_obfuscation import disguise, read
+
+from poise import metrics
+from poise.cli.guard import read_guard_plan
+from poise.data.folders import write_json
+from poise.guard.fast.opening import open_guard
+from poise.guard.fit.plan import SetUse
+from poise.guard.fit.run import Plan, Watch, train_guard
+from poise.guard.obfuscation import OBFUSCATIONS
+
+SOURCES = {
+    "our seeds": ("seeds",),
+    "attacks on models": ("gptfuzz_labelled", "jbb_artifacts", "jailjudge_mini", "harmbench_response"),
+    "dialogue": ("diasafety", "hh_harmless_base", "red_instruct_questions"),
+    "prompts alone": (
+        "aegis_test_prompts", "openai_moderation", "hatecheck", "xstest_prompts", "ailuminate_demo_en", "advbench",
+        "simplesafetytests", "mitre_frr", "harmbench_behaviors",
+    ),
+    "graded and refusing answers": (
+        "air_bench_sample", "openai_rbr_gold", "pyrit_severity", "pyrit_refusal", "xstest_completions",
+    ),
+    "ordinary answers": ("tulu_human_eval", "pandalm_human"),
+    "PKU family": ("beavertails_test", "saferlhf_qa4k", "saferlhf_qa2k", "pku_saferlhf_pairs"),
+}  # fmt: skip
+LOSS = {
+    "asymmetric loss (focus 0)": {"focus": 0.0},
+    "loss of pairs": {"pair_weight": 0.0},
+    "category loss": {"category_weight": 0.0},
+    "label smoothing": {"smoothing": 0.0},
+    "disguised texts": {"disguised": 0.0},
+}
+DATA: dict[str, dict[str, Any]] = {"severity odds": {"severity_prior": False}, "written refusals": {"refusals": 0.0}}
+
+
+def variants(whole: Plan, each_source: bool) -> Iterator[tuple[str, Plan]]:
+    """(what is left out, plan), the whole plan first; a group none of whose sets trains is passed over."""
+    yield "nothing", whole
+    trained = [name for name, use in whole.data.sets.items() if use.use == "train"]
+    groups = {name: (name,) for name in trained} if each_source else SOURCES
+    for name, sets in groups.items():
+        if set(sets) & set(trained):
+            kept = {key: use for key, use in whole.data.sets.items() if key not in sets or use.use == "test"}
+            yield name, whole._replace(data=whole.data.model_copy(update={"sets": kept}))
+    for name, change in LOSS.items():
+        yield name, whole._replace(training=whole.training.model_copy(update=change))
+    for name, change in DATA.items():
+        yield name, whole._replace(data=whole.data.model_copy(update=change))
+
+
+def smaller(plan: Plan, rows: int, epochs: int, seed: int) -> Plan:
+    """The plan at the size of this benchmark."""
+
+    def cut(use: SetUse) -> SetUse:
+        return use.model_copy(update={"rows": min(use.rows, rows)})
+
+    data = plan.data.model_copy(update={"sets": {name: cut(use) for name, use in plan.data.sets.items()}})
+    return plan._replace(data=data, training=plan.training.model_copy(update={"epochs": epochs}), seed=seed)
+
+
+def row_of(measured: dict[str, Any], disguised: float) -> dict[str, float]:
+    """The numbers of one variant: AUROC by "set/kind" where at least 50 rows have it, and the others by name."""
+    scored = [e for e in measured["sets"] if e.get("auroc") is not None and e["n"] >= 50]
+    severity = (measured["severity"] or {}).get("guard", {})
+    others = {"kappa": severity.get("kappa"), "macro-F1": severity.get("macro_f1"), "disguised": disguised}
+    return {f"{e['set']}/{e['kind']}": e["auroc"] for e in scored} | {
+        name: value for name, value in others.items() if value is not None
+    }
+
+
+def disguised_auroc(folder: Path, texts: Sequence[Any], harmful: np.ndarray) -> float:
+    """Mean over all disguises of the AUROC on the same answers."""
+    guard = open_guard(folder)
+    return float(
+        np.mean(
+            [
+                metrics.auroc(np.asarray(guard.probabilities(disguise(texts, name)).unsafe), harmful)
+                for name in OBFUSCATIONS
+            ]
+        )
+    )
+
+
+def trained(name: str, plan: Plan, data: Path, folder: Path) -> dict[str, Any]:
+    """The metrics of one variant, trained where it is not there yet."""
+    if not folder.exists():
+        print(f"training without {name}, seed {plan.seed}", flush=True)
+
+        def step(done: int, total: int, loss: float) -> None:
+            if done % 25 == 0 or done == total:
+                print(f"  {done}/{total} loss {loss:.3f}", flush=True)
+
+        train_guard(plan, data, folder, Watch(step=step))
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return found
+
+
+def table(rows: dict[str, list[dict[str, float]]], held_out: set[str], show: Callable[[str], object] = print) -> None:
+    """The whole plan's numbers, and each variant's difference from them on the same sets; means over seeds."""
+    sets = [name for name in rows["nothing"][0] if "/" in name]
+    columns = {
+        "held out": [name for name in sets if name.split("/")[0] in held_out],
+        "own": [name for name in sets if name.split("/")[0] not in held_out],
+        **{name: [name] for name in ("kappa", "macro-F1", "disguised")},
+    }
+    show("| left out | " + " | ".join(columns) + " |")
+    show("|---|" + "---|" * len(columns))
+    for name, own in rows.items():
+        cells = []
+        for keys in columns.values():
+            pairs = [
+                (a[k], b[k]) for a, b in zip(own, rows["nothing"], strict=False) for k in keys if k in a and k in b
+            ]
+            mean = float(np.mean([mine if name == "nothing" else mine - whole for mine, whole in pairs]))
+            cells.append(f"{mean:.3f}" if name == "nothing" else f"{mean:+.3f}")
+        show(f"| {name} | " + " | ".join(cells) + " |")
+    if len(rows["nothing"]) > 1:
+        apart = {
+            title: float(np.ptp([np.mean([row[k] for k in keys if k in row]) for row in rows["nothing"]]))
+            for title, keys in columns.items()
+        }
+        show("seeds of the whole plan stand apart by " + ", ".join(f"{k} {v:.3f}" for k, v in apart.items()))
+
+
+def main() -> None:
+    """Train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=300, help="training rows of each set")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--each-source", action="store_true", help="sets one by one instead of in groups")
+    told = parser.parse_args()
+    whole = read_guard_plan(told.plan, None)
+    rows: dict[str, list[dict[str, float]]] = {}
+    told.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        texts, harmful, _ = read("beavertails_test", told.data, Path(work), 200)
+    held_out = {name for name, use in whole.data.sets.items() if use.use == "test"}
+    for seed in range(told.seeds):
+        for number, (name, plan) in enumerate(variants(whole, told.each_source)):
+            folder = told.out / f"seed{seed}-{number:02d}"
+            measured = trained(name, smaller(plan, told.rows, told.epochs, seed), told.data, folder)
+            rows.setdefault(name, []).append(row_of(measured, disguised_auroc(folder, texts, harmful)))
+            write_json(told.out / "rows.json", rows)
+    table(rows, held_out)
+
+
+if __name__ == "__main__":
+    main()
