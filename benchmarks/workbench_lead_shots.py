@@ -19,24 +19,25 @@ import sqlalchemy as sa
 from playwright.sync_api import sync_playwright
 from workbench_shots import Shots, _session, serve
 
+from poise.annotate.quality.golds import add_gold, set_policy
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
 from poise.annotate.workbench import Settings, create_app
 from poise.annotate.workbench.accounts import Accounts
 from poise.annotate.workbench.adjudication import Adjudication
 from poise.data.corpus import latest
-from poise.data.records import DualRecord
+from poise.data.records import DualRecord, PartialLabel, QARecord
 from poise.data.rows import Rater
 from poise.data.seeds import load_seeds
 from poise.data.tables import TableWriter, open_tables
-from poise.harm import CATEGORIES
+from poise.harm import CATEGORIES, Category
 
-PAIRS, STEPS, DAY_S = 120, 900, 86_400.0
+PAIRS, GOLD, STEPS, DAY_S = 120, 60, 900, 86_400.0
 DRAW = random.Random(3)
 Label = dict[str, Any]
 
 
 def make_store(folder: Path, clock: list[float]) -> tuple[AnnotationStore, dict[int, Label]]:
-    """A store of pairs of examples, and the known label of each QA item."""
+    """A store of pairs of examples with gold items among them, and the known label of each QA item."""
     seeds = load_seeds()
     labels, rows = latest(seeds.judgements, "label"), {row.id: row for row in seeds.qa}
     known: dict[tuple[str, str], Label] = {}
@@ -47,6 +48,14 @@ def make_store(folder: Path, clock: list[float]) -> tuple[AnnotationStore, dict[
             known |= {(row.prompt, row.response): labels[row.id].value for row in both}
     store = AnnotationStore.create(folder / "store.db", OverlapPolicy(), clock=lambda: clock[0])
     import_tables(store, open_tables(folder / "rows"))
+    with TableWriter(folder / "gold", {"name": "screens"}) as writer:
+        for row in DRAW.sample([row for row in seeds.qa if (row.prompt, row.response) not in known], GOLD):
+            value = known[row.prompt, row.response] = labels[row.id].value
+            names = tuple(Category.parse(code).value for code in value["categories"])
+            label = PartialLabel(safe=not names, categories=names, severity=value["severity"])
+            writer.add(QARecord(prompt=row.prompt, response=row.response, label=label))
+    add_gold(store, open_tables(folder / "gold"))
+    set_policy(store, gold_rate=0.1)
     query = "select i.id, p.body, a.body from item i join text p on p.id = i.prompt join text a on a.id = i.response_0"
     with store.database.read() as db:
         items = db.execute(sa.text(f"{query} where i.kind = 'qa'")).all()

@@ -28,6 +28,7 @@ from poise.cli import (  # noqa: F401
     guard,
     guard_serving,
     guarding,
+    hidden_checks,
     joint,
     llm,
     models,

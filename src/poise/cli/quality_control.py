@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from poise.metrics import Interval
 
 Confidence = Annotated[float, typer.Option(help="Of bounds and intervals, between 0 and 1.")]
+Cut = Annotated[float, typer.Option(help="Robust deviations below a rater's own pace that are flagged.")]
+FastestWpm = Annotated[float, typer.Option(help="Words a minute above which an answer is flagged.")]
 
 
 @app.command()
@@ -118,20 +120,34 @@ def screened(
 @app.command()
 def habits(
     tables: Folder,
-    cut: Annotated[float, typer.Option(help="Robust deviations below a rater's own pace that are flagged.")] = 3.5,
-    fastest_wpm: Annotated[float, typer.Option(help="Words a minute above which an answer is flagged.")] = 600,
+    cut: Cut = 3.5,
+    fastest_wpm: FastestWpm = 600,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, with the items flagged.")] = False,
 ) -> None:
     """Every rater's repeats, preference for the left side, and answers that came too fast; flagged, never left out."""
     from poise.annotate.quality.habits import habits as found_in
     from poise.data.tables import open_tables
 
-    if not cut > 0 or not fastest_wpm > 0:
-        raise PoiseError(f"--cut {cut} --fastest-wpm {fastest_wpm}", do="give numbers above 0")
+    check_speeds(cut, fastest_wpm)
     found = found_in(open_tables(tables), cut=cut, fastest_wpm=fastest_wpm)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return
+    show_habits(found)
+
+
+def check_speeds(cut: float, fastest_wpm: float) -> None:
+    """Refuse a cut or a speed that flags nothing or everything.
+
+    Raises:
+        PoiseError: one is not above 0.
+    """
+    if not cut > 0 or not fastest_wpm > 0:
+        raise PoiseError(f"--cut {cut} --fastest-wpm {fastest_wpm}", do="give numbers above 0")
+
+
+def show_habits(found: dict[str, Any]) -> None:
+    """Print what `poise.annotate.quality.habits` found."""
     for part, what in (("repeats", "same answer again"), ("left", "left chosen"), ("swaps", "same with sides changed")):
         typer.echo(what if found[part] else f"{what}: no such answers")
         for row in found[part]:

@@ -1,4 +1,4 @@
-"""Random judgements, corrections, undos, adjudications: no export breaks the order, and nothing is lost."""
+"""Random judgements, corrections, undos, adjudications and checks: no export breaks the order, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from poise.annotate.quality.golds import add_gold, set_policy
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
 from poise.annotate.store.exporting import records_of
 from poise.annotate.store.overlap import cyclic
-from poise.data.records import DualRecord
+from poise.data.records import DualRecord, PartialLabel
 from poise.data.rows import Rater
 from poise.data.tables import open_tables
 from poise.errors import PoiseError
@@ -28,6 +29,14 @@ PEOPLE = st.integers(0, 4)
 LABELS = st.sampled_from([SAFE, SAFE, MILD, BAD, WORST])
 CHOICES = st.sampled_from([0, 1, "tie"])
 ROWS = [pair_of("p", "a", "b"), pair_of("p", "b", "c"), pair_of("p", "c", "a"), pair_of("q", "a", "b")]
+HARM = PartialLabel(safe=False, categories=("Violence",), severity=2)
+NONE = PartialLabel(safe=True, categories=(), severity=0)
+GOLD = [
+    pair_of("gold", "a", "b", labels=(HARM, HARM), better=0, safer=1),
+    pair_of("gold", "c", "d", labels=(NONE, HARM), better=1),
+    pair_of("q", "a", "gold", labels=(NONE, NONE), better=0),
+]
+"""Of the last one a response is data too."""
 _TEMPLATE = Path(tempfile.mkdtemp(prefix="poise-"))
 
 
@@ -36,6 +45,8 @@ def _template() -> Path:
     if not path.exists():
         with AnnotationStore.create(path, OverlapPolicy(random_share=0.3, lease_s=60)) as store:
             import_tables(store, open_tables(write_rows(_TEMPLATE / "rows", ROWS)))
+            add_gold(store, open_tables(write_rows(_TEMPLATE / "known", GOLD)))
+            set_policy(store, gold_rate=0.2, repeat_rate=0.2, swap_rate=0.1, repeat_after=1, doubters=1, good_answers=1)
     return path
 
 
@@ -51,6 +62,8 @@ class Annotating(RuleBasedStateMachine):
         self.model = self.store.rater(Rater(id="judge", kind="model", version="1"))
         with self.store.database.read() as db:
             self.items = dict(db.execute(sa.text("select id, kind from item order by id")).all())
+            self.hidden = set(db.execute(sa.text("select item from gold where not data")).scalars())
+        assert len(self.hidden) == 8 and len(self.items) > 20
         self.done: list[tuple[int, int]] = []
         self.held: dict[tuple[int, int], Any] = {}
 
@@ -76,11 +89,15 @@ class Annotating(RuleBasedStateMachine):
             if task is None:
                 return
             with self.store.database.read() as db:
-                leases = db.execute(
-                    sa.text("select count(*) from lease where item = :i and not adjudicate"), {"i": task.item}
-                ).scalar()
                 free = db.execute(sa.text("select wanted - have from task where item = :i"), {"i": task.item}).scalar()
-            assert leases is not None and free is not None and leases <= free, "given to more people than wanted"
+                probe = db.execute(sa.text("select probe from lease where token = :t"), {"t": task.token}).scalar()
+                taken = db.execute(
+                    sa.text("select count(*) from lease where item = :i and not adjudicate and probe is null"),
+                    {"i": task.item},
+                ).scalar()
+            if probe is None:
+                assert free is not None and taken is not None and taken <= free, "given to more people than wanted"
+            assert (task.item in self.hidden) <= (probe == "gold")
             if expire and not left:
                 self.now[0] += 61
                 return
@@ -159,10 +176,26 @@ class Annotating(RuleBasedStateMachine):
             before = [db.execute(one).all() for one in query]
             log = Log(db, 0)
             seq = log.seq
-            for item in self.items:
+            for item in self.items.keys() - self.hidden:
                 Settler(log, self.store.policy).settle(item)
             assert log.seq == seq
             assert [db.execute(one).all() for one in query] == before
+
+    @invariant()
+    def checks_become_no_data(self) -> None:
+        """Nothing stands about gold alone, nothing of it is exported, and no answer to a check is a judgement."""
+        queries = (
+            "select count(*) from task t join gold g on g.item = t.item where not g.data",
+            "select count(*) from final t join gold g on g.item = t.item where not g.data",
+            "select count(*) from event e join gold g on g.item = e.item where not g.data "
+            "and e.kind not in ('check', 'undo')",
+            "select count(*) from event e where e.kind = 'check' and (e.seq in (select seq from current_judgement) "
+            "or e.seq in (select seq from counted_judgement) or e.seq in (select seq from current_adjudication))",
+        )
+        with self.store.database.read() as db:
+            assert [db.execute(sa.text(query)).scalar() for query in queries] == [0] * len(queries)
+            prompts = [(record.prompt, record.responses) for record in records_of(db) if isinstance(record, DualRecord)]
+        assert len(prompts) == len(ROWS) and not any("gold" in (prompt, *texts) for prompt, texts in prompts)
 
 
 TestAnnotating = Annotating.TestCase

@@ -29,12 +29,15 @@ def _label_studio(task: Answer, person: str, answers: Answer) -> None:
         {
             "from_name": name,
             "to_name": "response",
-            "type": "choices",
-            "value": {"choices": value if isinstance(value, list) else [str(value)]},
+            "type": "textarea" if name in TYPED else "choices",
+            "value": {"text" if name in TYPED else "choices": value if isinstance(value, list) else [str(value)]},
         }
         for name, value in answers.items()
     ]
     task["annotations"].append({"id": 1, "completed_by": {"id": person, "email": "a@b.c"}, "result": results})
+
+
+TYPED = ("reason", "comment")
 
 
 def _argilla(task: Answer, person: str, answers: Answer) -> None:
@@ -138,6 +141,26 @@ def test_what_breaks_a_rule_is_left_out_and_counted(name: str, make: Make, tmp_p
     single.answer(0, "1", single="response_0")
     single.answer(0, "2", single="response_0")
     assert single.back() == {"added": 1, "known": 0, "left out, has worked on another stage of it": 1}
+    assert bench.store.verify().fault is None
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_what_people_type_is_kept_as_the_reason(name: str, make: Make, tmp_path: Path) -> None:
+    bench = make([pair_of("p", "a", "b")])
+    tool = _Tool(name, bench, tmp_path)
+    assert name != "label-studio" or '<TextArea name="reason"' in (tmp_path / "tasks.xml").read_text()
+    tool.answer(0, "1", **UNSAFE, reason="it is\n a threat")
+    tool.answer(1, "1", comment="nothing else")
+    assert tool.back() == {"added": 1, "known": 0, "left out, text without an answer": 1}
+    assert tool.back()["known"] == 1
+    assert bench.sql("select question, reason from event") == [("label", "it is a threat")]
+    bench.label_all([BAD, WORST])
+    pair = _Tool(name, bench, tmp_path / "pair", "pair")
+    pair.answer(0, "2", better="response_0", safer="response_1", reason="a quotation")
+    assert pair.back() == {"added": 2, "known": 0}, "the more severe answer may be called safer with a reason"
+    told = bench.sql("select question, reason from event where kind = 'import' order by seq")
+    assert [tuple(row) for row in told[1:]] == [("better", "a quotation"), ("safer", "a quotation")]
+    assert pair.back() == {"added": 0, "known": 2}
     assert bench.store.verify().fault is None
 
 

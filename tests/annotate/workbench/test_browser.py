@@ -197,6 +197,7 @@ def test_undo_skip_hide_cover_and_the_list_of_keys(make_site: MakeSite, browser:
     page.keyboard.press("Escape")
     page.wait_for_selector("#keys", state="hidden")
     press(page, "c", "3")
+    ref = page.locator("input[name=item]").input_value()
     next_after(page, [])
     page.keyboard.press("v")
     first = site.sql("select item from event")[0].item
@@ -205,10 +206,10 @@ def test_undo_skip_hide_cover_and_the_list_of_keys(make_site: MakeSite, browser:
     page.wait_for_function("before => location.href !== before", arg=before)
     page.wait_for_selector("[value=S3]:checked")
     assert page.locator("[name=severity][value='3']:checked").count() == 1
-    assert page.locator("input[name=item]").input_value() == str(first)
+    assert page.locator("input[name=item]").input_value() == ref
     assert [row.kind for row in site.sql("select kind from event order by seq")] == ["judge", "undo"]
     press(page, "x")
-    page.wait_for_function("item => document.querySelector('input[name=item]').value !== item", arg=str(first))
+    page.wait_for_function("item => document.querySelector('input[name=item]').value !== item", arg=ref)
     assert [row.item for row in site.sql("select item from skip")] == [first]
 
 

@@ -52,9 +52,12 @@ def test_a_store_of_the_first_version_is_brought_up(make_site: MakeSite) -> None
     site = make_site()
     where = site.store.database.name
     with site.store.database.write() as db:
-        db.exec_driver_sql("drop view counted_judgement")
-        db.exec_driver_sql("alter table lease drop column revealed")
-        later = ("showing", "blind_vote", "training_answer", "training_round")
+        for view in ("counted_judgement", "current_check"):
+            db.exec_driver_sql(f"drop view {view}")
+        db.exec_driver_sql("drop index event_checked")
+        for column in ("revealed", "probe"):
+            db.exec_driver_sql(f"alter table lease drop column {column}")
+        later = ("gold", "probe", "turn", "showing", "blind_vote", "training_answer", "training_round")
         for table in (*later, "exposure", "session", "invitation", "account"):
             db.exec_driver_sql(f"drop table {table}")
         db.exec_driver_sql("update alembic_version set version_num = '0001'")

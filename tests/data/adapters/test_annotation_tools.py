@@ -180,6 +180,8 @@ def test_a_label_says_only_what_was_answered() -> None:
 
 
 def test_the_configurations_have_the_questions() -> None:
-    assert all(f'name="{name}"' in CONFIG for name in ("prompt", "response", "safe", "categories", "severity"))
+    assert all(
+        f'name="{name}"' in CONFIG for name in ("prompt", "response", "safe", "categories", "severity", "reason")
+    )
     assert all(f'name="{name}"' in PAIR_CONFIG for name in ("prompt", "response_0", "better", "safer", "single"))
     assert all(category.value in CONFIG for category in CATEGORIES)

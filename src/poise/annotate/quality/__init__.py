@@ -1,7 +1,8 @@
 """Quality of a batch of labels: acceptance sampling, screening by a model, answers too fast, raters against themselves.
 
-Pure functions on counts, arrays and judgement records; nothing here changes a label or leaves one out. What is left
-out: gold items, and repeats that the queue of the store asks by itself.
+Pure functions on counts, arrays and judgement records; nothing here changes a label or leaves one out. Hidden checks
+among the tasks of a store are drawn in `poise.annotate.store.probes`; `golds` (adding and reviewing gold items) and
+`report` read and write stores and are imported by name, since the store itself needs `gold` and `policy`.
 """
 
 from poise.annotate.quality.acceptance import Bounds, Decision, batch_bounds, clopper_pearson, decide, sample_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -91,4 +91,48 @@ def check_reason(labels: tuple[Label, Label], value: Value | None, reason: str |
             f"the answer called safer is the more severe one ({chosen.severity.label}, not {other.severity.label})",
             where=where,
             do="give a reason, or choose the other",
+        )
+
+
+def check_gold_safer(labels: tuple[Label, Label] | None, value: Value | None, reason: str | None, where: str) -> None:
+    """The same for a pair whose labels are known and that is no data: it asks for a reason where any pair would.
+
+    Raises:
+        PoiseError: the order decides it, or the more severe answer is chosen without a reason.
+    """
+    if labels is None:
+        return
+    if (decided := decided_safer(*labels)) is not None:
+        raise PoiseError(f"response {decided} is the safer one: {BY_ORDER}", where=where, do="it is never asked")
+    check_reason(labels, value, reason, where)
+
+
+def check_asked(asked: Sequence[str], values: Mapping[str, Any], *, adjudicate: bool) -> None:
+    """Refuse answers to other questions than those of the lease; an adjudicator may leave some open.
+
+    Raises:
+        PoiseError: something was not asked, or is missing.
+    """
+    more, less = sorted(set(values) - set(asked)), sorted(set(asked) - set(values))
+    if more:
+        raise PoiseError(
+            f"{', '.join(more)} was not asked", where="submit", do=f"answer {', '.join(asked)}; the rest is decided"
+        )
+    if less and not adjudicate:
+        raise PoiseError(f"no answer to {', '.join(less)}", where="submit", do="answer it; null means not judged")
+
+
+def check_may_correct(connection: sa.Connection, rater: int, item: int) -> None:
+    """Refuse a person who answers without a lease what they have not answered before.
+
+    Raises:
+        PoiseError: that is so.
+    """
+    query = sa.text(
+        "select 1 from rater r where r.id = :rater and (r.kind <> 'person' or exists "
+        "(select 1 from event e where e.item = :item and e.rater = r.id))"
+    )
+    if connection.execute(query, {"rater": rater, "item": item}).first() is None:
+        raise PoiseError(
+            "this person has not answered the item before", where=f"item {item}", do="take it from the queue"
         )

@@ -28,7 +28,8 @@ class Event:
 
     Args:
         seq: its number, from 1 without gaps.
-        kind: "judge", "import" (a judgement made elsewhere), "adjudicate" or "undo".
+        kind: "judge", "import" (a judgement made elsewhere), "adjudicate", "check" (the answer to a hidden check, of
+            which nothing is made) or "undo".
         item: kind and content hash of the item.
         question: "label", "safe", "better", "safer" or "single".
         rater: name, kind and version.

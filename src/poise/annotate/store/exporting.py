@@ -3,8 +3,8 @@
 A label or a choice stands in a row when enough people were asked and it was adjudicated or has a majority; otherwise
 the row says nothing (null). So does the choice of a pair that is stale, waits for labels, ties, or lies on a cycle. The
 same log gives the same bytes from SQLite and from PostgreSQL. People are named by pseudonyms (see
-`poise.annotate.store.pseudonyms`), all other raters as they are. Answers that were given after a planted wrong
-suggestion was shown are no labels and are left out; the store keeps them.
+`poise.annotate.store.pseudonyms`), all other raters as they are. The store keeps what is no data and left out here:
+answers after a planted wrong suggestion, gold items that are nothing else, and answers to hidden checks.
 """
 
 from __future__ import annotations
@@ -45,14 +45,17 @@ _JOINS = (
     ("si", "id", "single"),
 )
 
+DATA = "not exists (select 1 from gold g where g.item = i.id and not g.data)"
+"""Condition in SQL on an item `i`: it is data, and not gold alone."""
+
 _JUDGEMENTS = """
 select e.seq, e.kind, e.question, e.value, e.pins, e.policy, e.guideline, e.reason, e.shown, e.client_ms, e.at_ms,
     i.hash_0, i.hash_1, i.record, r.name, r.kind as rater_kind, r.version, f.pins as now_pins,
     (select count(*) from event b where b.item = e.item and b.question = e.question and b.rater = e.rater
-        and b.seq < e.seq and b.kind <> 'undo') as round
+        and b.seq < e.seq and b.kind not in {unlike}) as round
 from event e join item i on i.id = e.item join rater r on r.id = e.rater
 left join final f on f.item = e.item and f.question = e.question
-where e.seq in (select seq from counted_judgement union all select seq from current_adjudication) order by e.seq
+where e.seq in (select seq from counted_judgement union all select seq from {also}) order by e.seq
 """
 
 
@@ -84,11 +87,22 @@ def records_of(connection: sa.Connection, naming: Naming | None = None) -> Itera
     naming = naming or numbered(connection)
     for kind in _MAKE:
         yield from records_of_kind(connection, kind)
-    for row in connection.execution_options(yield_per=2000).execute(sa.text(_JUDGEMENTS)).mappings():
+    query = _JUDGEMENTS.format(also="current_adjudication", unlike="('undo', 'check')")
+    for row in connection.execution_options(yield_per=2000).execute(sa.text(query)).mappings():
         yield _judgement(row, naming)
 
 
-def records_of_kind(connection: sa.Connection, kind: str, only: str = "true") -> Iterator[Record]:
+def answers_of(connection: sa.Connection) -> Iterator[JudgementRecord]:
+    """What raters say now and what they answered to hidden checks, named as in the store; for reports, no data.
+
+    `round` counts both, so a repeat is a later round of its item; the `kind` in the provenance tells them apart.
+    """
+    query = _JUDGEMENTS.format(also="current_check", unlike="('undo')")
+    for row in connection.execution_options(yield_per=2000).execute(sa.text(query)).mappings():
+        yield _judgement(row, str)
+
+
+def records_of_kind(connection: sa.Connection, kind: str, only: str = DATA) -> Iterator[Record]:
     """The items of one kind with what stands about them.
 
     Args:

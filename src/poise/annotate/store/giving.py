@@ -1,4 +1,7 @@
-"""Which items a rater may be given: the queries of the queue, for each stage, with and without adjudication."""
+"""Which items a rater may be given: the queries of the queue, for each stage, with and without adjudication.
+
+Hidden checks (`probes`) take nobody's place, and what a rater had as gold is not given to that rater as data.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,19 @@ BLIND = {
 }
 """Stage -> the condition that keeps the single preference apart from the other stages."""
 
-_ALLOWED = """
+ALLOWED = """
 not exists (select 1 from lease o where o.item = t.item and o.rater = :rater)
 and not exists (select 1 from skip k where k.item = t.item and k.rater = :rater)
 and not exists (select 1 from opt_out o join hint h on h.category = o.category
     where o.rater = :rater and h.item in (i.id, i.qa_0, i.qa_1))
 """
+"""Of a row `t` that names item `i`: not held by the rater, not skipped, and of no category that they opted out of."""
 
 _OPEN = """
 select t.item from task t join item i on i.id = t.item
 where t.state = 'open' and t.stage = :stage and t.wanted - t.have >
-    (select count(*) from lease l where l.item = t.item and not l.adjudicate and not l.revealed)
+    (select count(*) from lease l where l.item = t.item and not l.adjudicate and not l.revealed and l.probe is null)
+and not exists (select 1 from probe p where p.item = t.item and p.rater = :rater and p.kind = 'gold')
 and (select count(*) from current_judgement j where j.item = t.item and j.rater = :rater
     and t.asks like '%"' || j.question || '"%' and (j.pins is null or j.pins =
         (select f.pins from final f where f.item = t.item and f.question = j.question)))
@@ -53,7 +58,7 @@ def _statements(more: str, around: str = "{}") -> dict[tuple[str, bool], sa.Text
     """(stage, whether to adjudicate) -> a query over what a rater may be given."""
     return {
         (stage, adjudicate): sa.text(
-            around.format((_DISPUTED if adjudicate else _OPEN).format(allowed=_ALLOWED, blind=blind, more=more))
+            around.format((_DISPUTED if adjudicate else _OPEN).format(allowed=ALLOWED, blind=blind, more=more))
         )
         for stage, blind in BLIND.items()
         for adjudicate in (False, True)

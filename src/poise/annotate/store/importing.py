@@ -165,7 +165,7 @@ class _Importer:
         if not self._by_rows:
             return
         named = ("qa", stored.key)
-        if (value := _whole_label(label)) is not None:
+        if (value := whole_label(label)) is not None:
             self._say(stored.id, named, "label", self._rater(record.dataset), value)
         elif label.safe is not None:
             self._say(stored.id, named, "safe", self._rater(record.dataset), label.safe)
@@ -324,7 +324,7 @@ def _code(name: str) -> str | None:
         return None
 
 
-def _whole_label(label: PartialLabel) -> Value | None:
+def whole_label(label: PartialLabel) -> Value | None:
     """The label where all of it is known and it agrees with itself."""
     if label.categories is None or label.undecided or label.severity is None or label.taxonomy != PKU:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,10 +73,16 @@ class Stored:
 
 
 class Intake:
-    """Adds texts and items inside one writing transaction."""
+    """Adds texts and items inside one writing transaction.
 
-    def __init__(self, connection: sa.Connection) -> None:
+    Args:
+        claim: a gold item that was no data becomes data when it comes as such, and is new; else it stays what it is.
+    """
+
+    def __init__(self, connection: sa.Connection, *, claim: bool = True) -> None:
         self._db = connection
+        query = sa.text("select item from gold where not data")
+        self._hidden = set(connection.execute(query).scalars()) if claim else set[int]()
         self._next = {
             table.name: (connection.execute(sa.select(sa.func.max(table.c.id))).scalar() or 0) + 1
             for table in (schema.text, schema.item)
@@ -99,7 +106,8 @@ class Intake:
             found = known.get(key, known.get(reverse))
             if found is not None:
                 swapped = key not in known
-                stored.append(Stored(found, reverse if swapped else key, new=False, swapped=swapped))
+                new = self._claim(found, one, swapped=swapped)
+                stored.append(Stored(found, reverse if swapped else key, new=new, swapped=swapped))
                 continue
             known[key] = identity = self._number("item")
             stored.append(Stored(identity, key, new=True))
@@ -108,6 +116,19 @@ class Intake:
         if rows:
             self._db.execute(sa.insert(schema.item), rows)
         return stored
+
+    def _claim(self, item: int, one: Source, *, swapped: bool) -> bool:
+        """Make a gold item data, with what its row carries; returns whether it was none."""
+        if item not in self._hidden:
+            return False
+        self._hidden.remove(item)
+        record = json.loads(one.carried())
+        if swapped:
+            record["response_sources"].reverse()
+        table, gold = schema.item, schema.gold
+        self._db.execute(sa.update(table).where(table.c.id == item).values(record=canonical(record)))
+        self._db.execute(sa.update(gold).where(gold.c.item == item).values(data=True))
+        return True
 
     def _number(self, table: str) -> int:
         self._next[table] += 1

@@ -18,7 +18,7 @@ from poise.harm.guidelines import guidelines
 
 ORDER = Rater(id="logical-order", kind="rule")
 """The rule that decides "safer" where exactly one response is safe."""
-KINDS = ("judge", "import", "adjudicate", "undo")
+KINDS = ("judge", "import", "adjudicate", "check", "undo")
 _MOST_PENDING = 4096
 """Events that are held before they are written."""
 

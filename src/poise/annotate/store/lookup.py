@@ -23,13 +23,16 @@ class Found(NamedTuple):
 
 
 def find_items(db: sa.Connection, named: Iterable[Named]) -> dict[Named, Found]:
-    """Where the items are; what the store does not have is left out. Of several equal ones the first counts."""
+    """Where the items are; gold that is no data, and what the store does not have, are left out. Of several equal ones
+    the first counts."""
     wanted = set(named)
     hashes = sorted({sha256 for _, pair in wanted for sha256 in pair})
     table, rows = schema.item, dict[Named, tuple[int, str]]()
+    hidden = sa.select(schema.gold.c.item).where(~schema.gold.c.data)
     for at in range(0, len(hashes), _CHUNK):
         query = sa.select(table.c.id, table.c.kind, table.c.key, table.c.hash_0, table.c.hash_1)
-        query = query.where(table.c.hash_0.in_(hashes[at : at + _CHUNK])).order_by(table.c.id)
+        query = query.where(table.c.hash_0.in_(hashes[at : at + _CHUNK]), table.c.id.not_in(hidden))
+        query = query.order_by(table.c.id)
         for identity, kind, key, first, second in db.execute(query):
             rows.setdefault((kind, (first,) if second is None else (first, second)), (identity, key))
     found = {}

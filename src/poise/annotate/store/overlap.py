@@ -49,6 +49,10 @@ class OverlapPolicy(Row):
         """Whether an item belongs to the share that always gets `more`."""
         return uniform_seed(self.seed, key, "overlap") < self.random_share * 2**63
 
+    def left(self, key: str, rater: str) -> int:
+        """The response of a pair that a rater sees on the left, by the pair's content hash and the rater's name."""
+        return uniform_seed(self.seed, rater, key, "left") & 1
+
 
 class Vote(NamedTuple):
     """What one rater says now."""

@@ -84,7 +84,8 @@ def keyed(key: bytes) -> Naming:
 
 _FIRST = """
 select r.name, min(e.seq) as first from event e join rater r on r.id = e.rater where r.kind = 'person'
-group by r.name order by first
+and e.seq not in (select seq from event where kind = 'check')
+and e.seq not in (select seq from event where target is not null) group by r.name order by first
 """
 
 

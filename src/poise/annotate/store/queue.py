@@ -18,9 +18,10 @@ from poise.annotate.store import schema
 from poise.annotate.store.chain import canonical
 from poise.annotate.store.giving import COUNT, TAKE, TAKE_THIS
 from poise.annotate.store.joint import JointPolicy
+from poise.annotate.store.known import locked
 from poise.annotate.store.log import parsed
 from poise.annotate.store.overlap import OverlapPolicy
-from poise.annotate.store.settle import BY_ORDER
+from poise.annotate.store.probes import Probe, Probes, asked
 from poise.annotate.store.showing import Showing, View
 from poise.errors import PoiseError
 
@@ -31,9 +32,12 @@ STAGES = ("qa", "pair", "single")
 class Task:
     """What a rater is given. Nobody else's answer is in it, but for an adjudicator, who sees them without names.
 
+    Nothing in it tells a hidden check from a task, but that an item comes again; so a page keeps `item` to itself.
+
     Args:
         token: names the lease.
         item: key of the item in the store.
+        left: the response of a pair that stands on the left, drawn by hash; answers name responses, not sides.
         asks: the questions to answer.
         locked: question -> value and reason of what is already decided.
         turns: the conversation before the prompt.
@@ -59,6 +63,7 @@ class Task:
     arm: str | None = None
     suggestion: dict[str, Any] | None = None
     before: dict[str, Any] | None = None
+    left: int = 0
 
 
 class Answered(dict[str, int]):
@@ -82,7 +87,7 @@ class Queue:
     ) -> None:
         self._db, self._policy, self._now = connection, policy, now_ms
         self._joint = joint or JointPolicy()
-        self._showing = Showing(connection, self._joint)
+        self._showing, self._probes = Showing(connection, self._joint), Probes(connection, now_ms)
 
     def take(
         self, rater: int, stages: Sequence[str], *, adjudicate: bool = False, besides: Collection[str] = ()
@@ -102,23 +107,30 @@ class Queue:
         for stage in stages:
             item = self._db.execute(TAKE[stage, adjudicate], {"stage": stage, "rater": rater}).scalar()
             if item is not None:
-                return self.task(self._lease(item, rater, adjudicate=adjudicate))
+                probe = None if adjudicate else self._probes.draw(rater, stage)
+                return self.task(self._lease_check(probe, rater) if probe else self._lease(item, rater, adjudicate))
+        for stage in () if adjudicate else stages:
+            if (probe := self._probes.pending(rater, stage)) is not None:
+                return self.task(self._lease_check(probe, rater))
         return None
 
     def take_this(self, rater: int, item: int) -> Task | None:
         """One item for a rater who may work on it now, as after an undo; None when that is not so."""
-        stage = self._db.execute(sa.text("select stage from task where item = :item"), {"item": item}).scalar()
+        stage = self._db.execute(sa.text("select kind from item where id = :item"), {"item": item}).scalar()
         if stage is None:
             return None
         told = {"stage": stage, "rater": rater, "item": item}
         self._db.execute(sa.text("delete from lease where expires_ms <= :now"), {"now": self._now})
+        if (probe := self._probes.pending(rater, stage, item)) is not None:
+            return self.task(self._lease_check(probe, rater))
         found = self._db.execute(TAKE_THIS[stage, False], told).scalar()
-        return None if found is None else self.task(self._lease(item, rater, adjudicate=False))
+        return None if found is None else self.task(self._lease(item, rater, False))
 
     def waiting(self, rater: int, stage: str, *, adjudicate: bool = False, most: int = 500) -> int:
         """How many items of a stage the rater could be given now, those held not counted; counted up to `most`."""
         told = {"stage": stage, "rater": rater, "most": most}
-        return int(self._db.execute(COUNT[stage, adjudicate], told).scalar_one())
+        checks = 0 if adjudicate else self._probes.waiting(rater, stage)
+        return min(most, int(self._db.execute(COUNT[stage, adjudicate], told).scalar_one()) + checks)
 
     def lease(self, token: str, rater: int) -> sa.RowMapping:
         """A lease that is in force.
@@ -182,22 +194,22 @@ class Queue:
     def _held(self, rater: int, stages: Sequence[str], adjudicate: bool, besides: Collection[str]) -> Task | None:
         """A lease that is still worth working on; those that are overtaken are dropped."""
         query = sa.text(
-            "select l.token, l.revealed, t.stage, t.state, l.pins, f.pins as now_pins "
-            "from lease l join task t on t.item = l.item "
+            "select l.token, l.revealed or l.probe is not null as own, i.kind, t.state, l.pins, f.pins as now_pins "
+            "from lease l join item i on i.id = l.item left join task t on t.item = l.item "
             "left join final f on f.item = l.item and f.question = 'safer' "
             "where l.rater = :rater and l.adjudicate = :adjudicate order by l.expires_ms, l.token"
         )
         told = {"rater": rater, "adjudicate": adjudicate}
         for row in self._db.execute(query, told).mappings().all():
-            if row["token"] in besides or row["stage"] not in stages:
+            if row["token"] in besides or row["kind"] not in stages:
                 continue
-            wanted = row["revealed"] or row["state"] == ("adjudicate" if adjudicate else "open")
+            wanted = row["own"] or row["state"] == ("adjudicate" if adjudicate else "open")
             if wanted and row["pins"] == row["now_pins"]:
                 return self.task(row["token"])
             self.drop(row["token"])
         return None
 
-    def _lease(self, item: int, rater: int, *, adjudicate: bool) -> str:
+    def _lease(self, item: int, rater: int, adjudicate: bool) -> str:
         """A new lease on the questions that this rater can answer."""
         query = sa.text("select question, value, settled, cyclic, source, pins from final where item = :item")
         finals = {row["question"]: row for row in self._db.execute(query, {"item": item}).mappings()}
@@ -213,6 +225,15 @@ class Queue:
             valid = {row["question"] for row in given if row["pins"] in (None, pins)}
             asks = [question for question in parsed(wanted) if question not in valid]
             self._showing.assign(item, rater, asks, pins)
+        return self._hold(item, rater, asks, pins, adjudicate=adjudicate)
+
+    def _lease_check(self, probe: Probe, rater: int) -> str:
+        """A new lease on a hidden check."""
+        query = sa.text("select pins from final where item = :item and question = 'safer'")
+        pins = self._db.execute(query, {"item": probe.item}).scalar()
+        return self._hold(probe.item, rater, asked(self._db, probe.item), pins, probe=probe.kind)
+
+    def _hold(self, item: int, rater: int, asks: Sequence[str], pins: str | None, **more: Any) -> str:
         token = secrets.token_urlsafe(16)
         self._db.execute(
             sa.insert(schema.lease).values(
@@ -222,7 +243,7 @@ class Queue:
                 expires_ms=self._now + 1000 * self._policy.lease_s,
                 asks=canonical(sorted(asks)),
                 pins=pins,
-                adjudicate=adjudicate,
+                **({"adjudicate": False} | more),
             )
         )
         return token
@@ -230,9 +251,9 @@ class Queue:
     def task(self, token: str) -> Task:
         """What a lease is about."""
         query = sa.text(
-            "select l.token, l.item, l.rater, l.asks, l.expires_ms, l.adjudicate, l.revealed, i.kind, i.key, i.record, "
-            "p.body as prompt, "
-            "a.body as response_0, b.body as response_1, d.body as draft from lease l join item i on i.id = l.item "
+            "select l.token, l.item, l.rater, l.asks, l.expires_ms, l.adjudicate, l.revealed, l.probe, i.kind, i.key, "
+            "i.record, r.name, p.body as prompt, a.body as response_0, b.body as response_1, d.body as draft "
+            "from lease l join item i on i.id = l.item join rater r on r.id = l.rater "
             "join text p on p.id = i.prompt join text a on a.id = i.response_0 left join text b on b.id = i.response_1 "
             "left join draft d on d.item = l.item and d.rater = l.rater where l.token = :token"
         )
@@ -246,7 +267,7 @@ class Queue:
             item=row["item"],
             stage=row["kind"],
             asks=tuple(parsed(row["asks"])),
-            locked=self._locked(row["item"]),
+            locked=locked(self._db, row["item"]),
             prompt=parsed(row["prompt"]),
             responses=tuple(parsed(body) for body in texts if body is not None),
             turns=tuple(record.get("turns") or ()),
@@ -258,6 +279,7 @@ class Queue:
             arm=view.arm,
             suggestion=view.suggestion,
             before=view.before,
+            left=self._policy.left(row["key"], row["name"]) ^ (row["probe"] == "swap") if row["response_1"] else 0,
         )
 
     def reveal(self, token: str) -> str:
@@ -277,11 +299,6 @@ class Queue:
         )
         token = self._db.execute(query, {"item": item, "rater": rater, "now": self._now}).scalar()
         return None if token is None else self.task(token)
-
-    def _locked(self, item: int) -> dict[str, dict[str, Any]]:
-        query = sa.text("select question, value from final where item = :item and source = 'order'")
-        rows = self._db.execute(query, {"item": item}).mappings()
-        return {row["question"]: {**parsed(row["value"]), "reason": BY_ORDER} for row in rows}
 
     def _judgements(self, item: int) -> tuple[dict[str, Any], ...]:
         query = sa.text(

@@ -106,6 +106,12 @@ event = sa.Table(
         sqlite_where=sa.text("kind = 'adjudicate'"),
         postgresql_where=sa.text("kind = 'adjudicate'"),
     ),
+    sa.Index(
+        "event_checked",
+        *("item", "question", "rater", "seq"),
+        sqlite_where=sa.text("kind = 'check'"),
+        postgresql_where=sa.text("kind = 'check'"),
+    ),
 )
 """The judgement log; triggers refuse to change or delete a row. See `poise.annotate.store.chain.Event`."""
 
@@ -152,11 +158,48 @@ lease = sa.Table(
     sa.Column("pins", sa.Text),
     sa.Column("adjudicate", sa.Boolean, nullable=False),
     sa.Column("revealed", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("probe", sa.Text),
     sa.UniqueConstraint("item", "rater"),
     sa.Index("lease_rater", "rater"),
 )
 """Who has been given what until when, which questions, which label versions stood then, and whether the blind answer is
-given and the suggestion shown."""
+given and the suggestion shown; `probe` is the kind of a hidden check ("gold", "repeat", "swap") and null for a task."""
+
+gold = sa.Table(
+    "gold",
+    metadata,
+    sa.Column("item", ID, sa.ForeignKey("item.id"), primary_key=True),
+    sa.Column("answers", sa.Text, nullable=False),
+    sa.Column("labels", sa.Text),
+    sa.Column("data", sa.Boolean, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("since", ID, nullable=False),
+    sa.Column("history", sa.Text, nullable=False),
+)
+"""Items whose answer is known. `answers`: JSON of question -> value; `labels`: JSON of a pair's two labels; `data`:
+whether the item is also data (otherwise it has no task and is in no export); `state`: "active", "review" or "retired";
+answers up to event `since` raise no doubt any more; `history`: JSON list of what was decided about it."""
+
+probe = sa.Table(
+    "probe",
+    metadata,
+    sa.Column("item", ID, sa.ForeignKey("item.id"), primary_key=True),
+    sa.Column("rater", ID, sa.ForeignKey("rater.id"), primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("given_ms", ID, nullable=False),
+    sa.Column("answered", sa.Boolean, nullable=False),
+    sa.Index("probe_rater", "rater", "answered"),
+)
+"""Hidden checks that were given to somebody, at most one for each item and rater; and whether there is an answer that
+was not taken back."""
+
+turn = sa.Table(
+    "turn",
+    metadata,
+    sa.Column("rater", ID, sa.ForeignKey("rater.id"), primary_key=True),
+    sa.Column("given", sa.Integer, nullable=False),
+)
+"""How many tasks a person was given while checks were served: what the next draw is a hash of."""
 
 showing = sa.Table(
     "showing",
@@ -285,9 +328,11 @@ exposure = sa.Table(
     metadata,
     sa.Column("rater", ID, sa.ForeignKey("rater.id"), primary_key=True),
     sa.Column("item", ID, sa.ForeignKey("item.id"), primary_key=True),
+    sa.Column("again", sa.Boolean, primary_key=True),
     sa.Column("day", sa.Text, nullable=False),
     sa.Column("at_ms", ID, nullable=False),
     sa.Column("severe", sa.Boolean, nullable=False),
     sa.Index("exposure_day", "rater", "day"),
 )
-"""What each person has read and when last, for the budget of a day; the person's own, never exported."""
+"""What each person has read and when last, for the budget of a day; `again`: as a hidden check of something answered
+before. The person's own, never exported."""

@@ -41,8 +41,12 @@ _VOTES = """
 select j.value, j.pins, r.kind from counted_judgement j join rater r on r.id = j.rater
 where j.item = :item and j.question = :question and j.value is not null order by j.seq
 """
-_USERS = "select id, kind from item where qa_0 = :item union select id, kind from item where qa_1 = :item order by id"
-"""What is made of a QA item. Not asked by kind as well: SQLite would go through all pairs."""
+_USERS = """
+select id, kind from item where qa_0 = :item and not exists (select 1 from gold g where g.item = id and not g.data)
+union select id, kind from item where qa_1 = :item
+    and not exists (select 1 from gold g where g.item = id and not g.data) order by id
+"""
+"""What is made of a QA item, gold alone left out. Not asked by kind as well: SQLite would go through all pairs."""
 _ADJUDICATED = "select value, pins from current_adjudication where item = :item and question = :question"
 _FINAL = "select value, version, settled, source, pins, cyclic from final where item = :item and question = :question"
 

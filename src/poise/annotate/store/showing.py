@@ -99,7 +99,7 @@ class Showing:
 
     def view(self, lease: sa.RowMapping) -> View:
         """What belongs on the page of a lease."""
-        if lease["adjudicate"]:
+        if lease["adjudicate"] or lease["probe"]:
             return View()
         rows = [row for row in self._rows(lease["item"], lease["rater"]) if row["question"] in parsed(lease["asks"])]
         if not rows:
@@ -125,7 +125,7 @@ class Showing:
             page: how the page showed the item, kept as `page`.
         """
         told: dict[str, Any] = {question: {} for question in parsed(lease["asks"])}
-        if not lease["adjudicate"]:
+        if not lease["adjudicate"] and not lease["probe"]:
             told |= self._told(lease["item"], lease["rater"], before=before)
         return {question: one | ({} if page is None else {"page": page}) or None for question, one in told.items()}
 

@@ -26,13 +26,14 @@ select rater, question, count(*) as n from (select distinct item, question, rate
 _NOTHING_STANDS = """
 select r.kind, t.question, count(*) as n from (
     select item, question, rater from event where kind = 'adjudicate'
+    union select item, question, rater from event where kind = 'check'
     union select e.item, e.question, e.rater from event u join event e on e.seq = u.target where u.target is not null
 ) t join rater r on r.id = t.rater
 where not exists (select 1 from current_judgement j
     where j.item = t.item and j.question = t.question and j.rater = t.rater)
 group by r.kind, t.question
 """
-"""Those of them whose answers were all taken back, or who only adjudicated."""
+"""Those of them whose answers were all taken back, or who only adjudicated or answered checks."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from poise.annotate.store import answers, chain, schema
+from poise.annotate.store import answers, chain, known, probes, schema
 from poise.annotate.store.chain import Checked
 from poise.annotate.store.database import Database
 from poise.annotate.store.joint import JointPolicy
@@ -179,12 +179,13 @@ class AnnotationStore:
         """
         with self.database.write() as connection:
             queue, log = self.queue(connection), Log(connection, self.now_ms())
-            if known := self._known(connection, token, rater):
+            if stood := self._known(connection, token, rater):
                 item = connection.execute(sa.text("select item from event where token = :t"), {"t": token}).scalar()
-                return Answered(known, queue.revealed(item or 0, rater))
+                return Answered(stood, queue.revealed(item or 0, rater))
             held = queue.lease(lease, rater)
-            asked, kind = json.loads(held["asks"]), "adjudicate" if held["adjudicate"] else "judge"
-            self._check_asked(asked, values, adjudicate=held["adjudicate"])
+            asked = json.loads(held["asks"])
+            kind = "check" if held["probe"] else "adjudicate" if held["adjudicate"] else "judge"
+            answers.check_asked(asked, values, adjudicate=held["adjudicate"])
             pins = _pins(held["pins"])
             showing = Showing(connection, self.joint)
             blind = showing.is_blind(held)
@@ -213,13 +214,12 @@ class AnnotationStore:
             PoiseError: as `submit`, or a person who has not answered this item before.
         """
         with self.database.write() as connection:
-            if known := self._known(connection, token, rater):
-                return known
-            self._check_may_correct(connection, rater, item)
-            log, told = Log(connection, self.now_ms()), Showing(connection, self.joint).corrected(item, rater)
-            return self._append(
-                log, "judge", item, rater, values, token, reason=reason, client_ms=client_ms, shown=told
-            )
+            if stood := self._known(connection, token, rater):
+                return stood
+            answers.check_may_correct(connection, rater, item)
+            log, kind = Log(connection, self.now_ms()), probes.kind_of_answer(connection, rater, item)
+            told = {} if kind == "check" else Showing(connection, self.joint).corrected(item, rater)
+            return self._append(log, kind, item, rater, values, token, reason=reason, client_ms=client_ms, shown=told)
 
     def adjudicate(
         self, rater: int, item: int, values: Mapping[str, Any], *, token: str, reason: str | None = None
@@ -230,8 +230,8 @@ class AnnotationStore:
             PoiseError: as `submit`.
         """
         with self.database.write() as connection:
-            if known := self._known(connection, token, rater):
-                return known
+            if stood := self._known(connection, token, rater):
+                return stood
             log = Log(connection, self.now_ms())
             return self._append(log, "adjudicate", item, rater, values, token, reason=reason)
 
@@ -242,13 +242,14 @@ class AnnotationStore:
             PoiseError: see `log.undo_entry`.
         """
         with self.database.write() as connection:
-            if known := self._known(connection, token, rater):
-                return next(iter(known.values()))
+            if stood := self._known(connection, token, rater):
+                return next(iter(stood.values()))
             entry = undo_entry(connection, event, rater, token, reason)
             log = Log(connection, self.now_ms())
             log.note_edition()
             seq = log.append(entry)
-            Settler(log, self.policy, self.joint).settle(entry.item)
+            undone = connection.execute(sa.text("select kind from event where seq = :seq"), {"seq": event}).scalar()
+            self._follow(log, str(undone), entry.item, rater)
             return seq
 
     def verify(self, head: str | None = None) -> Checked:
@@ -277,7 +278,9 @@ class AnnotationStore:
         row = log.connection.execute(query, {"item": item}).mappings().first()
         if row is None or not values:
             raise PoiseError("nothing is answered", where=f"item {item}", do="answer a question about an item")
-        settler, made = Settler(log, self.policy, self.joint), {}
+        settler, made, gold = Settler(log, self.policy, self.joint), {}, known.hidden(log.connection, item)
+        if gold is not None and kind == "adjudicate":
+            raise PoiseError("its answer is known", where=f"item {item}", do="review it with `annotate gold-review`")
         shown = extra.pop("shown", {})
         log.note_edition()
         entries = []
@@ -287,17 +290,27 @@ class AnnotationStore:
             if value is None and kind == "adjudicate":
                 raise PoiseError("no decision", where=f"item {item}, {question}", do="decide it, or leave it out")
             pins = None
-            if question == "safer":
+            if question == "safer" and gold is not None:
+                answers.check_gold_safer(known.gold_labels(gold), value, extra.get("reason"), f"pair {item}")
+            elif question == "safer":
                 overtaken = leased_pins is not None and settler.pins(row) != leased_pins
                 pins = leased_pins if overtaken else answers.check_safer(settler, row, value, extra.get("reason"))
             told = shown.get(question)
             entries.append(Entry(kind, item, question, rater, token, value, pins=pins, shown=told, **extra))
         for entry in entries:
             made[entry.question] = log.append(entry)
-            if entry.question == "label" and entry.value is not None and not shown_plant(entry.shown):
+            vote = kind != "check" and not shown_plant(entry.shown)
+            if entry.question == "label" and entry.value is not None and vote:
                 name_categories(log.connection, item, entry.value["categories"])
-        settler.settle(item)
+        self._follow(log, kind, item, rater)
         return made
+
+    def _follow(self, log: Log, kind: str, item: int, rater: int) -> None:
+        """What follows from an event of a kind, or from its being taken back."""
+        if kind == "check":
+            probes.follow(log.connection, item, rater, log.now_ms)
+        else:
+            Settler(log, self.policy, self.joint).settle(item)
 
     @staticmethod
     def _known(connection: sa.Connection, token: str, rater: int) -> dict[str, int]:
@@ -307,27 +320,6 @@ class AnnotationStore:
         if any(row["rater"] != rater for row in known.values()):
             raise PoiseError("the token was used by somebody else", where="submit", do="send a new random one")
         return {question: row["seq"] for question, row in known.items()}
-
-    @staticmethod
-    def _check_asked(asked: Sequence[str], values: Mapping[str, Any], *, adjudicate: bool) -> None:
-        more, less = sorted(set(values) - set(asked)), sorted(set(asked) - set(values))
-        if more:
-            raise PoiseError(
-                f"{', '.join(more)} was not asked", where="submit", do=f"answer {', '.join(asked)}; the rest is decided"
-            )
-        if less and not adjudicate:
-            raise PoiseError(f"no answer to {', '.join(less)}", where="submit", do="answer it; null means not judged")
-
-    @staticmethod
-    def _check_may_correct(connection: sa.Connection, rater: int, item: int) -> None:
-        query = sa.text(
-            "select 1 from rater r where r.id = :rater and (r.kind <> 'person' or exists "
-            "(select 1 from event e where e.item = :item and e.rater = r.id))"
-        )
-        if connection.execute(query, {"rater": rater, "item": item}).first() is None:
-            raise PoiseError(
-                "this person has not answered the item before", where=f"item {item}", do="take it from the queue"
-            )
 
 
 def _kept(connection: sa.Connection) -> dict[str, str]:

@@ -15,7 +15,7 @@ from poise.annotate.store.settle import QUESTIONS
 from poise.annotate.workbench.adjudication import REASONS, Adjudication, comparison, hinted
 from poise.annotate.workbench.desk import Link
 from poise.annotate.workbench.forms import adopted, answer_form, sent_values, sides
-from poise.annotate.workbench.showing import before_texts, is_swapped, sentence, shown_texts
+from poise.annotate.workbench.showing import before_texts, sentence, shown_texts
 from poise.annotate.workbench.visit import Visit, signed_in
 from poise.annotate.workbench.wellbeing import note_exposure
 from poise.errors import PoiseError
@@ -106,7 +106,7 @@ def _context(visit: Visit, task: Task, sent: _Sent) -> dict[str, Any]:
     blind = case.blind()
     voices = case.reveal() if blind is not None else ()
     pair = len(task.responses) == 2
-    swapped = pair and is_swapped(task.item)
+    swapped = task.left == 1
     chosen = sent.chosen if sent.chosen is not None else blind
     hints = hinted(visit.desk.store, task.item)
     shown = shown_texts(visit, task.prompt, task.responses, turns=task.turns, hints=hints, swapped=swapped)

@@ -19,7 +19,7 @@ MOST = 10
 
 _TASKS = "select stage, state, stale, count(*) as n from task group by stage, state, stale"
 _LEASES = """
-select t.stage, l.adjudicate, l.expires_ms, r.name, r.kind from lease l join task t on t.item = l.item
+select i.kind as stage, l.adjudicate, l.expires_ms, r.name, r.kind from lease l join item i on i.id = l.item
 join rater r on r.id = l.rater where l.expires_ms > :now order by l.expires_ms limit :most
 """
 _STUCK = """

@@ -1,4 +1,4 @@
-"""The controls of an answer as pages show them, and what a sent form says: the same for adjudication and training.
+"""The controls of an answer as pages show them, and what a sent form says: the same for all that is judged.
 
 A step of a pair line is "0:2", "0:1", "tie", "1:1" or "1:2": response and strength (2 much, 1 slightly), by the
 response ids of the store, whichever side of the page a response is shown on.
@@ -104,14 +104,7 @@ def answer_form(
     """
     chosen = chosen or {}
     empty: dict[str, Any] = {"categories": [], "severity": None}
-    first, second = (1, 0) if swapped else (0, 1)
-    steps = (
-        Step(f"{first}:2", "left, much"),
-        Step(f"{first}:1", "left, slightly"),
-        Step(TIE, "equal"),
-        Step(f"{second}:1", "right, slightly"),
-        Step(f"{second}:2", "right, much"),
-    )
+    steps = five_steps(int(swapped))
     return AnswerForm(
         label=dict(chosen.get("label") or empty) if "label" in asks else None,
         lines=tuple(
@@ -129,6 +122,17 @@ def answer_form(
             LockedLine(TITLES[question], sides(swapped)[told["choice"]], told["reason"])
             for question, told in (locked or {}).items()
         ),
+    )
+
+
+def five_steps(left: int) -> tuple[Step, ...]:
+    """The steps of a line from left to right, where response `left` is shown on the left."""
+    return (
+        Step(f"{left}:2", "left, much"),
+        Step(f"{left}:1", "left, slightly"),
+        Step(TIE, "equal"),
+        Step(f"{1 - left}:1", "right, slightly"),
+        Step(f"{1 - left}:2", "right, much"),
     )
 
 

@@ -23,9 +23,11 @@ import sqlalchemy as sa
 from poise.annotate.agreement import Estimate, Question, RaterName, Ratings, alpha, alpha_sets, variables
 from poise.annotate.agreement.ratings import Ints
 from poise.annotate.store import AnnotationStore
+from poise.annotate.store.known import tallies
 from poise.annotate.store.log import parsed
 from poise.annotate.workbench.dashboard import moment
 from poise.harm import CATEGORIES
+from poise.metrics import Interval
 
 DAYS = 14
 REPLICATES = 200
@@ -86,6 +88,7 @@ class RaterLine:
         median_s: of the time an answer took, None where it was not recorded.
         shown, overridden: answers before which a model's suggestion was shown, and those of them that differ from it.
         decided, as_decided: answers to what was adjudicated, and those of them that say the same.
+        gold: share of answers to hidden gold items that are exact, with its interval; None without any.
     """
 
     name: str
@@ -97,11 +100,13 @@ class RaterLine:
     overridden: int
     decided: int
     as_decided: int
+    gold: Interval | None
 
 
 @dataclass(frozen=True)
 class Measures:
-    """All of it, and of when: `events` is the length of the log, `seconds` how long it took."""
+    """All of it, and of when: `events` is the length of the log, `seconds` how long it took, `doubted` the gold items
+    that are under review."""
 
     at: datetime
     events: int
@@ -110,6 +115,7 @@ class Measures:
     grid: Grid
     agreement: tuple[Agreement, ...]
     raters: tuple[RaterLine, ...]
+    doubted: int
 
 
 def measure(store: AnnotationStore) -> Measures:
@@ -119,7 +125,8 @@ def measure(store: AnnotationStore) -> Measures:
         events = db.execute(sa.text("select max(seq) from event")).scalar() or 0
         told = [answers for question in QUESTIONS if len((answers := _answers(db, question)).item)]
         names = {row.id: row for row in db.execute(sa.text("select id, name, kind, version from rater"))}
-        days, grid = _days(db, now), _grid(db)
+        days, grid, gold = _days(db, now), _grid(db), tallies(db)
+        doubted = db.execute(sa.text("select count(*) from gold where state = 'review'")).scalar() or 0
     agreement = [line for answers in told for line in _agreement(answers, names)]
     return Measures(
         at=moment(now),
@@ -128,7 +135,8 @@ def measure(store: AnnotationStore) -> Measures:
         days=days,
         grid=grid,
         agreement=tuple(agreement),
-        raters=_raters(told, names),
+        raters=_raters(told, names, {key: tally.accuracy() for key, tally in gold.items() if tally.judged}),
+        doubted=int(doubted),
     )
 
 
@@ -231,9 +239,9 @@ def _alpha(ratings: Ratings) -> Estimate:
     return alpha(ratings, ratings.scale, replicates=REPLICATES)
 
 
-def _raters(told: list[_Answers], names: dict[int, Any]) -> tuple[RaterLine, ...]:
+def _raters(told: list[_Answers], names: dict[int, Any], gold: dict[int, Interval]) -> tuple[RaterLine, ...]:
     lines = []
-    for key in sorted({int(rater) for answers in told for rater in np.unique(answers.rater)}):
+    for key in sorted({int(rater) for answers in told for rater in np.unique(answers.rater)} | gold.keys()):
         count: Counter[str] = Counter()
         seconds = []
         for answers in told:
@@ -246,10 +254,10 @@ def _raters(told: list[_Answers], names: dict[int, Any]) -> tuple[RaterLine, ...
             count["overridden"] += int(((shown >= 0) & (shown != value)).sum())
             count["decided"] += int((decided >= 0).sum())
             count["as_decided"] += int((decided == value).sum())
-        times, name = np.concatenate(seconds), names[key]
+        times, name = np.concatenate([np.empty(0), *seconds]), names[key]
         median = float(np.median(times)) if len(times) else None
         fields = {field: count[field] for field in ("answers", "shown", "overridden", "decided", "as_decided")}
-        lines.append(RaterLine(name.name, name.kind, name.version, median_s=median, **fields))
+        lines.append(RaterLine(name.name, name.kind, name.version, median_s=median, **fields, gold=gold.get(key)))
     return tuple(sorted(lines, key=lambda line: (line.kind != "person", -line.answers, line.name)))
 
 
@@ -258,7 +266,8 @@ def _days(db: sa.Connection, now: int) -> tuple[Day, ...]:
     today = now // _DAY_MS
     found: Counter[tuple[int, str]] = Counter()
     for row in db.execute(sa.text(_BY_DAY), {"since": (today - DAYS + 1) * _DAY_MS}):
-        what = row.kind if row.kind != "judge" else "person" if row.rater == "person" else "model"
+        answered = row.kind in ("judge", "check")
+        what = row.kind if not answered else "person" if row.rater == "person" else "model"
         found[int(row.day), what] += row.n
     return tuple(
         Day(

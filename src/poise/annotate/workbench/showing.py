@@ -10,7 +10,6 @@ from starlette.responses import RedirectResponse, Response
 
 from poise.annotate.workbench.visit import Visit
 from poise.annotate.workbench.wellbeing import today
-from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
 from poise.harm import Category
 
@@ -65,11 +64,6 @@ def is_covered(visit: Visit, hints: Sequence[Category]) -> bool:
     shield = visit.who.preferences.get("shield") or visit.desk.settings.shield
     hinted = any(category.code in visit.desk.settings.shield_categories for category in hints)
     return shield == "always" or (shield == "hints" and hinted)
-
-
-def is_swapped(item: int) -> bool:
-    """Whether response 1 of a pair is shown on the left: drawn by hash."""
-    return bool(uniform_seed(0, str(item), "adjudication side") & 1)
 
 
 def before_texts(visit: Visit) -> Response | None:

@@ -1,7 +1,12 @@
-"""Tasks as the pages see them: which side is left, what a form says, drafts that outlive a lease. No web library."""
+"""Tasks as the pages see them: sides, drafts that outlive a lease, what is waiting. No web library.
+
+A page names its item by a reference of its own, so that nobody can tell by it when an item came into the store, or that
+one comes again as a hidden check. Nothing else that a page holds tells a check either.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +15,18 @@ import sqlalchemy as sa
 
 from poise.annotate.store import AnnotationStore, Task, schema
 from poise.annotate.store.chain import canonical
+from poise.annotate.store.known import pair_labels, quality_policy
 from poise.annotate.store.log import parsed
+from poise.annotate.store.probes import AGAIN
+from poise.annotate.workbench.forms import KEYS, step_value
 from poise.annotate.workbench.settings import STAGES
-from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
 from poise.harm import CATEGORIES, Category, Severity
 
-STEPS = ("much more", "slightly more", "the same", "slightly more", "much more")
-"""Steps 1..5 of a line, from the left answer to the right one."""
 LINES = {
-    "better": ("Helpfulness", "Which answer helps more with what was asked?", "helpful", "12345"),
-    "safer": ("Harmlessness", "Which answer could do less harm?", "harmless", "67890"),
-    "single": ("Overall", "All in all, which answer is better?", "preferable", "12345"),
+    "better": ("Helpfulness", "Which answer helps more with what was asked?", "helpful", KEYS["better"]),
+    "safer": ("Harmlessness", "Which answer could do less harm?", "harmless", KEYS["safer"]),
+    "single": ("Overall", "All in all, which answer is better?", "preferable", KEYS["single"]),
 }
 """Question -> its name, the question in words, the property compared, and the keys of its five steps."""
 
@@ -35,13 +40,20 @@ class Shown:
     """A task as one person sees it.
 
     Args:
-        left: which response stands on the left.
+        ref: what its page calls the item.
+        again: whether it is a hidden check of what the person has answered before; never for a page.
         hints: categories that anybody has named for it.
     """
 
     task: Task
-    left: int
+    ref: str
+    again: bool
     hints: tuple[Category, ...]
+
+    @property
+    def left(self) -> int:
+        """Which response stands on the left."""
+        return self.task.left
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -60,7 +72,7 @@ class Shown:
         body: dict[str, Any] = dict(self.task.draft or {})
         if not body:
             for question, value in (self.task.before or {}).items():
-                body |= _as_draft(question, value, self.left)
+                body |= _as_draft(question, value)
         return body
 
 
@@ -78,50 +90,56 @@ def open_lease(store: AnnotationStore, rater: int, lease: str, *, adjudicate: bo
             raise LeaseOverError from error
         if bool(held["adjudicate"]) != adjudicate:
             raise LeaseOverError
-        return _shown(db, store, rater, queue.task(lease))
+        return _shown(db, queue.task(lease))
 
 
 def next_shown(store: AnnotationStore, rater: int, stage: str, besides: Sequence[str] = ()) -> Shown | None:
     """What the rater works on next in a stage."""
     with store.database.write() as db:
         task = store.queue(db).take(rater, [stage], besides=besides)
-        return None if task is None else _shown(db, store, rater, task)
+        return None if task is None else _shown(db, task)
 
 
-def waiting(store: AnnotationStore, rater: int, most: int = 500) -> dict[str, int]:
-    """Stage -> how many items the rater could work on now, those that are held included; counted up to `most`."""
-    held = sa.text(
-        "select t.stage, count(*) as held from lease l join task t on t.item = l.item where l.rater = :rater "
-        "and not l.adjudicate and l.expires_ms > :now and t.state = 'open' group by t.stage"
-    )
-    with store.database.read() as db:
-        queue = store.queue(db)
-        mine = {row.stage: row.held for row in db.execute(held, {"rater": rater, "now": store.now_ms()})}
-        return {stage: mine.get(stage, 0) + queue.waiting(rater, stage, most=most) for stage in STAGES}
+def waiting(store: AnnotationStore, rater: int, most: int = 500) -> dict[str, str]:
+    """Stage -> how many items the rater could work on now, those that are held included; "" for none.
 
-
-def values_of(form: Mapping[str, Any], categories: Sequence[str], shown: Shown) -> dict[str, Any]:
-    """Question -> answer, in the form that the store takes.
+    Where hidden checks are served the number is rounded up to tens: after a check it would be the same as before.
 
     Args:
-        form: "severity" 0..3; for each line asked a step 1..5 from left to right.
-        categories: codes that were chosen.
-
-    Raises:
-        PoiseError: something is missing or unknown.
+        most: as far as it is counted.
     """
-    return {question: _value(question, form, categories, shown.left) for question in shown.task.asks}
+    held = sa.text(
+        "select i.kind, count(*) as held from lease l join item i on i.id = l.item left join task t on t.item = l.item "
+        "where l.rater = :rater and not l.adjudicate and l.expires_ms > :now "
+        "and (t.state = 'open' or l.probe is not null) group by i.kind"
+    )
+    with store.database.read() as db:
+        queue, policy = store.queue(db), quality_policy(db)
+        mine = {row.kind: row.held for row in db.execute(held, {"rater": rater, "now": store.now_ms()})}
+        counts = {stage: mine.get(stage, 0) + queue.waiting(rater, stage, most=most) for stage in STAGES}
+    rounded = policy is not None and policy.serves
+    return {stage: _count_words(count, most, rounded) for stage, count in counts.items()}
 
 
-def keep_draft(store: AnnotationStore, rater: int, item: int, body: Any) -> bool:
+def keep_draft(store: AnnotationStore, rater: int, ref: str, body: Any) -> bool:
     """Keep an unfinished answer without a lease; False for an item that this rater was never shown, or has answered."""
-    told = {"item": item, "rater": rater}
-    read = sa.text("select 1 from exposure where item = :item and rater = :rater")
+    query = sa.text(
+        "select x.item, x.again, i.key, r.name, p.answered from exposure x join item i on i.id = x.item "
+        "join rater r on r.id = x.rater left join probe p on p.item = x.item and p.rater = x.rater "
+        "and (p.kind <> 'gold') = x.again "
+        "where x.rater = :rater"
+    )
     said = sa.text("select 1 from current_judgement where item = :item and rater = :rater")
     with store.database.write() as db:
-        if db.execute(read, told).first() is None or db.execute(said, told).first() is not None:
+        rows = db.execute(query, {"rater": rater}).all()
+        found = next((row for row in rows if _reference(row.name, row.key, bool(row.again)) == ref), None)
+        if found is None:
             return False
-        _write_draft(db, rater, item, body, store.now_ms())
+        told = {"item": found.item, "rater": rater}
+        done = found.answered if found.answered is not None else db.execute(said, told).first() is not None
+        if done:
+            return False
+        _write_draft(db, rater, found.item, body, store.now_ms())
         return True
 
 
@@ -130,15 +148,9 @@ def more_severe_chosen(store: AnnotationStore, shown: Shown, values: Mapping[str
     value = values.get("safer")
     if value is None or value["choice"] == "tie":
         return False
-    query = sa.text(
-        "select f.value from item i join final f on f.item = i.qa_0 or f.item = i.qa_1 "
-        "where i.id = :item and f.question = 'label' order by case when f.item = i.qa_0 then 0 else 1 end"
-    )
     with store.database.read() as db:
-        labels = [parsed(value) for value in db.execute(query, {"item": shown.task.item}).scalars()]
-    if len(labels) != 2 or None in labels:
-        return False
-    return bool(labels[value["choice"]]["severity"] > labels[1 - value["choice"]]["severity"])
+        labels = pair_labels(db, shown.task.item)
+    return labels is not None and labels[value["choice"]].severity > labels[1 - value["choice"]].severity
 
 
 def take_back(store: AnnotationStore, rater: int, answer: str) -> str | None:
@@ -156,10 +168,9 @@ def take_back(store: AnnotationStore, rater: int, answer: str) -> str | None:
         store.undo(rater, row["seq"], token=f"undo:{row['seq']}")
     item = rows[0]["item"]
     with store.database.write() as db:
-        left = _left(db, store, rater, item)
         body: dict[str, Any] = {}
         for row in rows:
-            body |= _as_draft(row["question"], parsed(row["value"]), left)
+            body |= _as_draft(row["question"], parsed(row["value"]))
         _write_draft(db, rater, item, body, store.now_ms())
         task = store.queue(db).take_this(rater, item)
         return None if task is None else task.token
@@ -170,16 +181,13 @@ def _write_draft(db: sa.Connection, rater: int, item: int, body: Any, now_ms: in
     db.execute(sa.insert(schema.draft).values(item=item, rater=rater, body=canonical(body), at_ms=now_ms))
 
 
-def _as_draft(question: str, value: dict[str, Any] | None, left: int) -> dict[str, Any]:
+def _as_draft(question: str, value: dict[str, Any] | None) -> dict[str, Any]:
     """The fields of the page that say this."""
     if value is None:
         return {}
     if question == "label":
         return {"categories": value["categories"], "severity": str(value["severity"])}
-    if value["choice"] == "tie":
-        return {question: "3"}
-    step = value["strength"] or 1
-    return {question: str(3 - step if value["choice"] == left else 3 + step)}
+    return {question: step_value(value)}
 
 
 def _in_words(question: str, value: Mapping[str, Any], left: int) -> str:
@@ -192,31 +200,28 @@ def _in_words(question: str, value: Mapping[str, Any], left: int) -> str:
     if value["choice"] == "tie":
         return f"{name}: both the same"
     side = "left" if value["choice"] == left else "right"
-    return f"{name}: the {side} answer is {STEPS[0 if value['strength'] == 2 else 1]} {property_}"
+    return f"{name}: the {side} answer is {'much' if value['strength'] == 2 else 'slightly'} more {property_}"
 
 
-def _left(db: sa.Connection, store: AnnotationStore, rater: int, item: int) -> int:
-    """Which response this rater sees on the left, by the hash of rater and item."""
-    query = sa.text("select i.key, r.name, i.response_1 from item i join rater r on r.id = :rater where i.id = :item")
-    row = db.execute(query, {"item": item, "rater": rater}).one()
-    return uniform_seed(store.policy.seed, row.name, row.key, "left") & 1 if row.response_1 is not None else 0
+def _count_words(count: int, most: int, rounded: bool) -> str:
+    if count >= most:
+        return f"{most}+"
+    return f"up to {-(-count // 10) * 10}" if rounded and count else str(count or "")
 
 
-def _shown(db: sa.Connection, store: AnnotationStore, rater: int, task: Task) -> Shown:
+def _reference(rater: str, key: str, again: bool) -> str:
+    """What a page calls an item: the same when it comes again after its time ran out, but not as a hidden check."""
+    return hashlib.sha256(canonical([rater, key, again]).encode()).hexdigest()[:22]
+
+
+def _shown(db: sa.Connection, task: Task) -> Shown:
     query = sa.text("select h.category from item i join hint h on h.item in (i.id, i.qa_0, i.qa_1) where i.id = :item")
     named = set(db.execute(query, {"item": task.item}).scalars())
     hints = tuple(category for category in CATEGORIES if category.code in named)
-    return Shown(task, _left(db, store, rater, task.item), hints)
-
-
-def _value(question: str, form: Mapping[str, Any], categories: Sequence[str], left: int) -> dict[str, Any]:
-    if question == "label":
-        if form.get("severity") not in ("0", "1", "2", "3"):
-            raise PoiseError("no severity is chosen", where=question, do="press 0 for no harm, or 1, 2 or 3")
-        return {"categories": list(categories), "severity": int(form["severity"])}
-    if form.get(question) not in ("1", "2", "3", "4", "5"):
-        raise PoiseError(f"{LINES[question][0]} is not answered", where=question, do="choose one of its five steps")
-    step = int(form[question]) - 3
-    if step == 0:
-        return {"choice": "tie", "strength": None}
-    return {"choice": left if step < 0 else 1 - left, "strength": abs(step)}
+    query = sa.text(
+        "select l.probe, i.key, r.name from lease l join item i on i.id = l.item join rater r on r.id = l.rater "
+        "where l.token = :token"
+    )
+    row = db.execute(query, {"token": task.token}).one()
+    again = row.probe in AGAIN
+    return Shown(task, _reference(row.name, row.key, again), again, hints)

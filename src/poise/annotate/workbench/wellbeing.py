@@ -59,20 +59,26 @@ def today(store: AnnotationStore, who: Account, settings: Settings) -> Today:
     return Today(**counts, over=over, break_due=due and not over)
 
 
-def note_exposure(store: AnnotationStore, rater: int, item: int, *, severe: bool = False) -> None:
-    """An item's text was shown: count it, once a day; `severe`: the person has called it severe.
+def note_exposure(store: AnnotationStore, rater: int, item: int, *, severe: bool = False, again: bool = False) -> None:
+    """An item's text was shown: count it, once a day.
 
-    It counts as severe as well where a label that stands now says so.
+    It counts as severe as well where a label that stands now says so; of a gold pair, a label that is known.
+
+    Args:
+        severe: the person has called it severe.
+        again: it came as a hidden check of what the person has answered before, which counts for itself.
     """
     now = store.now_ms()
-    told = {"rater": rater, "item": item, "now": now, "day": day_of(now)}
+    told = {"rater": rater, "item": item, "now": now, "day": day_of(now), "again": again}
     level = sa.text(
         "select f.value from final f join item i on f.item in (i.id, i.qa_0, i.qa_1) "
-        "where i.id = :item and f.question = 'label'"
+        "where i.id = :item and f.question = 'label' union all "
+        "select g.answers from gold g join item i on g.item in (i.qa_0, i.qa_1) where i.id = :item and not g.data"
     )
     keep = sa.text(
-        "insert into exposure (rater, item, day, at_ms, severe) values (:rater, :item, :day, :now, :severe) "
-        "on conflict (rater, item) do update set severe = (exposure.severe or excluded.severe), "
+        "insert into exposure (rater, item, again, day, at_ms, severe) "
+        "values (:rater, :item, :again, :day, :now, :severe) "
+        "on conflict (rater, item, again) do update set severe = (exposure.severe or excluded.severe), "
         "at_ms = case when exposure.day = excluded.day then exposure.at_ms else excluded.at_ms end, "
         "day = excluded.day"
     )

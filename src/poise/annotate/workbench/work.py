@@ -11,12 +11,12 @@ from starlette.routing import Route
 
 from poise.annotate.store import Task
 from poise.annotate.workbench.desk import Link
+from poise.annotate.workbench.forms import five_steps, sent_values
 from poise.annotate.workbench.plain import pieces, plain
 from poise.annotate.workbench.settings import STAGES
 from poise.annotate.workbench.showing import before_texts, is_covered
 from poise.annotate.workbench.tasks import (
     LINES,
-    STEPS,
     LeaseOverError,
     Shown,
     keep_draft,
@@ -24,7 +24,6 @@ from poise.annotate.workbench.tasks import (
     next_shown,
     open_lease,
     take_back,
-    values_of,
 )
 from poise.annotate.workbench.visit import Refused, Visit, signed_in
 from poise.annotate.workbench.wellbeing import note_exposure, today
@@ -97,7 +96,7 @@ def submit(visit: Visit) -> Response:
             known = store.submit(rater, visit.request.path_params["lease"], {}, token=token)
             return _answered(visit, token, known.task)
         return _over(visit)
-    values = values_of(visit.sent, visit.texts("category"), shown)
+    values = sent_values(visit.sent, shown.task.asks)
     reason = visit.text("reason").strip()[:2000] or None
     if reason is None and more_severe_chosen(store, shown, values):
         text = "You call the answer safer that was labelled the more severe one. Say in a few words why, then submit."
@@ -116,7 +115,7 @@ def submit(visit: Visit) -> Response:
             return _over(visit)
         raise
     severe = values.get("label", {}).get("severity") == int(Severity.SEVERE)
-    note_exposure(store, rater, shown.task.item, severe=severe)
+    note_exposure(store, rater, shown.task.item, severe=severe, again=shown.again)
     return _answered(visit, token, answered.task)
 
 
@@ -147,7 +146,7 @@ def renew(visit: Visit) -> Response:
 def opened(visit: Visit) -> Response:
     """The text was shown."""
     shown = _mine(visit)
-    note_exposure(visit.desk.store, visit.who.rater, shown.task.item)
+    note_exposure(visit.desk.store, visit.who.rater, shown.task.item, again=shown.again)
     return JSONResponse({"counted": True})
 
 
@@ -190,7 +189,7 @@ def _page(visit: Visit, shown: Shown, fault: str = "") -> dict[str, Any]:
         "categories": [(chr(97 + c.index), c, guidelines()[c]) for c in CATEGORIES],
         "levels": list(Severity),
         "lines": LINES,
-        "steps": STEPS,
+        "steps": five_steps(shown.left),
         "fault": fault,
         "renew_s": max(1, visit.desk.store.policy.lease_s // 3),
         "today": today(visit.desk.store, visit.who, visit.desk.settings),
@@ -228,9 +227,7 @@ def _answered(visit: Visit, token: str, again: Task | None = None) -> Response:
 
 def _over(visit: Visit) -> Response:
     """A lease that is over: keep the answer as a draft where the person had the item."""
-    item, kept = visit.text("item"), False
-    if item.isascii() and item.isdigit() and len(item) < 18:
-        kept = keep_draft(visit.desk.store, visit.who.rater, int(item), _draft_of(visit))
+    kept = keep_draft(visit.desk.store, visit.who.rater, visit.text("item"), _draft_of(visit))
     text = _GONE + (" Your answer is kept as a draft and comes back with the item." if kept else "")
     raise Refused(409, text)
 

@@ -37,13 +37,13 @@ CONFIG = (
     + "".join(f'<Choice value="{category.value}"/>' for category in CATEGORIES)
     + '</Choices><Choices name="severity" toName="response" choice="single">'
     + "".join(f'<Choice value="{level}"/>' for level in range(4))
-    + "</Choices></View>"
+    + '</Choices><TextArea name="reason" toName="response" maxSubmissions="1"/></View>'
 )
-"""A labelling configuration for QA rows; severity as choices, since a rating has no 0."""
+"""A labelling configuration for QA rows; severity as choices, since a rating has no 0, and a reason in free text."""
 
 
 def pair_config(questions: Sequence[str]) -> str:
-    """A labelling configuration for pairs that asks these questions."""
+    """A labelling configuration for pairs that asks these questions, and for a reason in free text."""
     return (
         '<View><Text name="prompt" value="$prompt"/><Text name="response_0" value="$response_0"/>'
         '<Text name="response_1" value="$response_1"/>'
@@ -52,7 +52,7 @@ def pair_config(questions: Sequence[str]) -> str:
             '<Choice value="response_1"/></Choices>'
             for question in questions
         )
-        + "</View>"
+        + '<TextArea name="reason" toName="prompt" maxSubmissions="1"/></View>'
     )
 
 
