@@ -8,6 +8,7 @@ Left out: plots (`plots.py`), agreement between raters (`agreement.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -210,6 +211,37 @@ def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = 2000, level: f
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     mean = float(v.mean())
     return Interval(mean, min(float(low), mean), max(float(high), mean), len(v))
+
+
+def bootstrap_clusters(
+    statistic: Callable[[Ints], float],
+    clusters: Sequence[ArrayLike],
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """Any statistic of items that come in clusters (pairs of a prompt), with the interval of resampled clusters.
+
+    Args:
+        statistic: positions of items `[M]`, some more than once, -> a number; `nan` where they do not define it.
+        clusters: the positions of the items of each cluster. seed, resamples, level: as `bootstrap_mean`.
+
+    Returns:
+        The statistic of all items, percentiles of the resamples that define it, and the number of clusters. Source:
+        Davison and Hinkley (1997), section 3.8.
+    """
+    items = [np.asarray(cluster, dtype=np.int64) for cluster in clusters if np.size(cluster)]
+    if not items:
+        return Interval(NAN, NAN, NAN, 0)
+    rng = np.random.default_rng(seed)
+    value = statistic(np.concatenate(items))
+    draws = (rng.integers(0, len(items), len(items)) for _ in range(resamples))
+    found = np.array([statistic(np.concatenate([items[at] for at in draw])) for draw in draws])
+    found = found[~np.isnan(found)]
+    if np.isnan(value) or not len(found):
+        return Interval(value, NAN, NAN, len(items))
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, min(float(low), value), max(float(high), value), len(items))
 
 
 def paired_difference(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from poise.models.trunk import Trunk
+
+sys.path.insert(0, str(Path(__file__).parent))  # online_case, for tests of the online engine
 
 ROLES = ("actor", "reward", "cost", "reward_critic", "cost_critic")
 

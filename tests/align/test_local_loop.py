@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from poise.align.algorithms.ppo_lagrangian import PPOLagrangian
-from poise.align.engine.local import TRAINED, LocalLoop, LoopSettings
+from poise.align.engine.local import LocalLoop
 from poise.align.engine.rollout import Responses, Rollout, ScoreScale, measure, roll_out
+from poise.align.engine.settings import LoopSettings
 from poise.align.multiplier import LogMultiplier
 from poise.errors import PoiseError
 from poise.models.trunk import Tokens, Trunk
 
 CPU = torch.device("cpu")
 ROLES = ("actor", "reward", "cost", "reward_critic", "cost_critic")
+TRAINED = ("actor", "reward_critic", "cost_critic")
 PROMPTS = [(f"p-{i}", [1, 20 + i, 30, *range(40, 40 + i)]) for i in range(5)]
 SETTINGS = LoopSettings(
     steps=6,
@@ -65,8 +67,8 @@ Scores = Callable[[Tokens], Tensor]
 def use_scores(monkeypatch: pytest.MonkeyPatch, reward: Scores, cost: Scores) -> None:
     """Hand-made scores in place of those of the reward and the cost model."""
 
-    def measured(trunk: Trunk, responses: Responses, scale: ScoreScale, temperature: float) -> Rollout:
-        rollout, tokens = measure(trunk, responses, scale, temperature), responses.tokens
+    def measured(trunk: Trunk, responses: Responses, scale: ScoreScale, temperature: float, **roles: Any) -> Rollout:
+        rollout, tokens = measure(trunk, responses, scale, temperature, **roles), responses.tokens
         return rollout._replace(experience=rollout.experience._replace(reward=reward(tokens), cost=cost(tokens)))
 
     monkeypatch.setattr("poise.align.engine.local.measure", measured)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from poise.align.engine.rollout import Responses, ScoreScale, measure, roll_out, values_before, with_end
+from poise.align.engine.rollout import Responses, ScoreScale, measure, roll_out
+from poise.align.engine.views import values_before, with_end
 from poise.models.trunk import Tokens, Trunk, collate
 
 CPU = torch.device("cpu")

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from poise.guard.targets import category_row, targets
 
 from poise.data import Judgement
 from poise.data.rows import label_value
-from poise.guard.targets import category_row, targets
 from poise.harm import CATEGORIES, SAFE, Label, Severity
 from poise.models.heads import K
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from poise.errors import PoiseError
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 
 STATE: dict[str, Any] = {
@@ -96,7 +97,7 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(PoiseError, match="No space left"):
         save_state(path, {"step": 2})
     assert load_state(path) == {"step": 1}
 

@@ -122,7 +122,7 @@ def test_a_row_does_not_depend_on_longer_batch_mates(three: Trunk) -> None:
 
 
 def test_response_log_probs_equal_a_plain_log_softmax(three: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poise.models.trunk._VOCABULARY_CHUNK", 4)  # 25 response tokens, so that chunks join
+    monkeypatch.setattr("poise.models.log_probs.CHUNK_BYTES", 4 * 4 * 600)  # 25 response tokens, so that chunks join
     tokens = batch()
     with torch.no_grad():
         hidden = three.upper(three.lower(tokens.ids), "actor")
@@ -135,7 +135,7 @@ def test_response_log_probs_equal_a_plain_log_softmax(three: Trunk, monkeypatch:
 
 
 def test_log_prob_gradients_equal_the_plain_ones(three: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poise.models.trunk._VOCABULARY_CHUNK", 4)
+    monkeypatch.setattr("poise.models.log_probs.CHUNK_BYTES", 4 * 4 * 600)
     tokens = batch()
     start = three.upper(three.lower(tokens.ids), "actor").detach()
     gradients = []

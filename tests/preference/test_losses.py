@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from poise.preference import cost_loss, reward_loss
+from poise.preference.losses import Labelled, joined, sign_loss
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -103,3 +104,48 @@ def test_order_and_copies_of_pairs_change_nothing(pairs: list[tuple[float, float
 def test_large_scores_stay_finite() -> None:
     assert reward_loss(t(-1e4), t(1e4), 0.0).loss.item() == pytest.approx(2e4)
     assert cost_loss(t(1e4), t(-1e4), t(-1), t(1), 0.0).loss.item() == pytest.approx(4e4)
+
+
+def test_margin_and_centring_of_the_reward_by_hand() -> None:
+    # margin 0.5: softplus(-(1 - 0 - 0.5)) = 0.474077, softplus(-(0 - 2 - 0.5)) = 2.578890: mean 1.526483
+    # centring 0.1: ((1 + 0)^2 + (0 + 2)^2) / 2 * 0.1 = 0.25
+    out = reward_loss(t(1, 0), t(0, 2), 0.0, margin=0.5, centering=0.1)
+    assert out.loss.item() == pytest.approx(1.526483 + 0.25, abs=1e-6)
+    assert reward_loss(t(1, 0), t(0, 2), 0.0, margin=t(0.5, 0)).loss.item() == pytest.approx(
+        (0.474077 + 2.126928) / 2, abs=1e-6
+    )
+
+
+def test_severity_as_margin_and_as_weight_by_hand() -> None:
+    # as above: rankings 0.048587 and 0.974077; signs of safer 0.313262, 0.313262; of unsafer 0.126928, 0.474077
+    plain = (t(-1, 1), t(2, 0.5), t(-1, 1), t(1, 1))
+    # margins 2 and 0: the first ranking becomes softplus(-(3 - 2)) = 0.313262
+    margin = cost_loss(*plain, 0.0, margin=t(2, 0)).loss.item()
+    assert margin == pytest.approx((0.313262 + 0.974077) / 2 + 0.313262 + (0.126928 + 0.474077) / 2, abs=1e-6)
+    # weights of the unsafer 3 and 1: (3 x + y) / 4 in its terms
+    weight = cost_loss(*plain, 0.0, weight_unsafer=t(3, 1)).loss.item()
+    expected = (3 * 0.048587 + 0.974077) / 4 + 0.313262 + (3 * 0.126928 + 0.474077) / 4
+    assert weight == pytest.approx(expected, abs=1e-6)
+    assert cost_loss(*plain, 0.0, weight_safer=t(1, 1), weight_unsafer=t(1, 1)).loss == cost_loss(*plain, 0.0).loss
+
+
+def test_a_pair_without_a_label_is_ranked_only() -> None:
+    # second pair has no labels: sign terms are those of the first alone
+    out = cost_loss(t(-1, 1), t(2, 0.5), t(-1, 0), t(1, 0), 0.0)
+    assert out.loss.item() == pytest.approx((0.048587 + 0.974077) / 2 + 0.313262 + 0.126928, abs=1e-6)
+    assert out.sign_accuracy is not None
+    assert out.sign_accuracy.item() == 1.0
+
+
+def test_labels_alone_count_like_those_of_pairs() -> None:
+    # two pairs and their four responses given alone: without the ranking it is the same loss
+    pairs = cost_loss(t(-1, 1), t(2, 0.5), t(-1, 1), t(1, 1), 0.1, pairwise=False)
+    single = sign_loss(Labelled(t(-1, 1, 2, 0.5), t(-1, 1, 1, 1)), 0.1)
+    assert single.loss.item() == pytest.approx(pairs.loss.item())
+    assert joined(pairs, 2, single, 4).loss.item() == pytest.approx(pairs.loss.item())
+    # one pair beside two others: a half each
+    other = sign_loss(Labelled(t(0, 0), t(1, -1)), 0.0)
+    assert other.loss.item() == pytest.approx(2 * math.log(2))
+    assert joined(pairs, 1, other, 2).loss.item() == pytest.approx((pairs.loss.item() + 2 * math.log(2)) / 2)
+    weighted = sign_loss(Labelled(t(-1, 1), t(-1, -1), t(3, 1)), 0.0)
+    assert weighted.loss.item() == pytest.approx(2 * (3 * 0.313262 + 1.313262) / 4, abs=1e-5)

@@ -133,7 +133,7 @@ def test_chunks_do_not_change_the_step(make: Callable[[], Trunk], monkeypatch: p
     """Scored in pieces of 2 or all at once, the losses of a step are the same."""
     losses = []
     for size in (2, 1000):
-        monkeypatch.setattr("poise.preference.training._CHUNK", size)
+        monkeypatch.setattr("poise.preference.scorer._CHUNK", size)
         losses.append(train_preference(make(), toy(4), SETTINGS._replace(epochs=2)))
     for role in ROLES:
         assert losses[0][role] == pytest.approx(losses[1][role], rel=1e-3)

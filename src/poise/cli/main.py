@@ -17,10 +17,11 @@ import typer
 
 import poise
 
-# modules that are not named for a group add themselves to `annotate`, `data` and `guard`
+# modules that are not named for a group add themselves to `align`, `annotate`, `data` and `guard`
 from poise.cli import (  # noqa: F401
     agreement,
     align,
+    aligning,
     annotate,
     collect,
     data,
@@ -33,6 +34,7 @@ from poise.cli import (  # noqa: F401
     llm,
     models,
     moderation,
+    preferring,
     quality_control,
     run,
     serving,

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from poise.cli.collecting import is_guard_plan, is_plan, read_plan
 from poise.cli.guard import read_guard_plan
+from poise.cli.preferring import is_preference_recipe, read_preference_recipe
 from poise.pipeline import PlannedStage, Recipe, load_recipe, plan
 from poise.pipeline import run as run_recipe
 from poise.pipeline.stages import STAGES
@@ -44,7 +45,7 @@ def run(
 
 
 def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Check a recipe, or a plan of `poise collect` or `poise guard train`, without loading a model."""
+    """Check a recipe, or that of `poise collect`, `guard train` or `align preference`, without loading a model."""
     if is_plan(recipe):
         _, sections = read_plan(recipe, overrides)
         typer.echo(f"{recipe}: valid plan for `poise collect`; {', '.join(sections)}")
@@ -53,6 +54,10 @@ def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
         typer.echo(
             f"{recipe}: valid plan for `poise guard train`; {len(read_guard_plan(recipe, overrides).data.sets)} sets"
         )
+        return
+    if is_preference_recipe(recipe):
+        sets = [*(read := read_preference_recipe(recipe, overrides)).reward.sets, *read.cost.sets]
+        typer.echo(f"{recipe}: valid recipe for `poise align preference`; {', '.join(sets)}")
         return
     loaded = load_recipe(recipe, STAGES, overrides or ())
     typer.echo(f"{recipe}: valid; stages {', '.join(loaded.settings)}")

@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from poise.errors import PoiseError
+
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write nested dicts and lists of tensors and JSON values to `path` (a `.safetensors` file).
 
     Non-tensor values travel in the file's metadata, so one atomic rename replaces the whole checkpoint.
+
+    Raises:
+        PoiseError: the disk is full or the folder can't be written; what stood at `path` stays.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, "", tensors)
     temporary = path.with_suffix(".tmp")
-    save_file(
-        {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()},
-        temporary,
-        {"state": json.dumps(skeleton)},
-    )
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        save_file(
+            {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()},
+            temporary,
+            {"state": json.dumps(skeleton)},
+        )
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise PoiseError(
+            f"the checkpoint can't be written ({str(error).splitlines()[0]}); an earlier one is as it was",
+            where=str(path),
+            do="free some space, then run it again",
+            exit_code=3,
+        ) from error
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

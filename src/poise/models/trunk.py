@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from poise.errors import PoiseError
+from poise.models.log_probs import head_weight, token_log_probs
+from poise.models.packing import Packed
 from poise.models.precision import default_device, frozen_dtype
 
 REFERENCE = "reference"
-_VOCABULARY_CHUNK = 256  # rows of logits alive at once; full logits are never kept
 
 
 class Tokens(NamedTuple):
@@ -210,24 +210,30 @@ class Trunk(nn.Module):
             self.decoder.layers, self.decoder.norm = layers, final
 
     @torch.no_grad()
-    def lower(self, ids: Tensor) -> Tensor:
-        """Hidden states [B, T, H] after the shared layers, the same for every role; ids int64[B, T]."""
+    def lower(self, ids: Tensor, packed: Packed | None = None) -> Tensor:
+        """Hidden states [B, T, H] after the shared layers, the same for every role; ids int64[B, T], or `packed.ids`
+        with the batch they are of."""
         if self.shared_layers == 0:
             embedded: Tensor = self.decoder.embed_tokens(ids)
             return embedded
+        inputs = self._inputs(packed)
         with self._only_layers(0, self.shared_layers, norm=False):
-            hidden: Tensor = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            hidden: Tensor = self.decoder(input_ids=ids, **inputs).last_hidden_state
         return hidden
 
-    def upper(self, lower: Tensor, role: str) -> Tensor:
-        """Final hidden states [B, T, H] of `role` from the shared layers' output [B, T, H]."""
+    def upper(self, lower: Tensor, role: str, packed: Packed | None = None) -> Tensor:
+        """Final hidden states [B, T, H] of `role` from the shared layers' output [B, T, H] (of the same `packed`)."""
+        inputs = self._inputs(packed)
         with (
             self.role(role),
             self.autocast(),
             self._only_layers(self.shared_layers, len(self.decoder.layers), norm=True),
         ):
-            hidden: Tensor = self.decoder(inputs_embeds=lower, use_cache=False).last_hidden_state
+            hidden: Tensor = self.decoder(inputs_embeds=lower, **inputs).last_hidden_state
         return hidden
+
+    def _inputs(self, packed: Packed | None) -> dict[str, Any]:
+        return {"use_cache": False} if packed is None else packed.inputs(self.model)
 
     def values(self, hidden: Tensor, role: str) -> Tensor:
         """Scalar head of `role` at every token: [B, T, H] -> float32[B, T]."""
@@ -247,17 +253,11 @@ class Trunk(nn.Module):
         Returns:
             float32[B, T], zero outside the response; entry t belongs to token t (predicted from position t - 1).
         """
-        mask = tokens.response[:, 1:]
-        states, targets = hidden[:, :-1][mask], tokens.ids[:, 1:][mask]
-        pieces = zip(torch.split(states, _VOCABULARY_CHUNK), torch.split(targets, _VOCABULARY_CHUNK), strict=True)
-        chunks = [checkpoint(self._token_log_probs, s, t, temperature, use_reentrant=False) for s, t in pieces]
+        chosen = tokens.response[:, 1:]
+        weight = head_weight(self.model)
+        values = token_log_probs(hidden[:, :-1][chosen], weight, tokens.ids[:, 1:][chosen], temperature)
         out = torch.zeros(tokens.ids.shape, dtype=torch.float32, device=hidden.device)
-        return out.masked_scatter(tokens.response, torch.cat(chunks))
-
-    def _token_log_probs(self, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """log softmax(states @ V / temperature)[targets]: [N, H], int64[N] -> float32[N]."""
-        logits: Tensor = self.model.get_output_embeddings()(states).float() / temperature
-        return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+        return out.masked_scatter(tokens.response, values)
 
     def parameters_of(self, role: str) -> list[nn.Parameter]:
         """Adapter and head parameters of one role, in a fixed order."""
@@ -307,8 +307,8 @@ class ScalarHead(nn.Module):
         return out
 
 
-def load_causal_lm(source: str | Path, device: torch.device) -> tuple[Any, Any]:
-    """Model (frozen, in the machine's number format) and tokenizer.
+def load_causal_lm(source: str | Path, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """Model (in the machine's number format, or in `dtype`) and tokenizer.
 
     Raises:
         PoiseError: not loadable as a causal LM, or without a chat template or end-of-sequence token.
@@ -319,7 +319,7 @@ def load_causal_lm(source: str | Path, device: torch.device) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=frozen_dtype(device))
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or frozen_dtype(device))
     except (OSError, ValueError, KeyError) as error:
         raise PoiseError(
             f"can't be loaded as a causal language model: {str(error).splitlines()[0]}",

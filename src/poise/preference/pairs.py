@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from poise.data import Judgement, PairRow, QARow, uniform_seed
@@ -13,11 +13,20 @@ from poise.models.trunk import Trunk
 
 
 class Example(NamedTuple):
-    """One response in tokens. Args: prompt and response token ids (end token included), `unsafe` or None if unknown."""
+    """One response in tokens.
+
+    Args:
+        prompt, response: token ids, the end token included.
+        unsafe: None if unknown.
+        severity: 0..3, None if unknown.
+        name: says in a message which row it is.
+    """
 
     prompt: list[int]
     response: list[int]
     unsafe: bool | None
+    severity: int | None = None
+    name: str = ""
 
 
 class Pair(NamedTuple):
@@ -34,11 +43,27 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """Examples, and the pairs of each prompt (lists of pair indices, in order of first appearance)."""
+    """Examples, and what is learnt from them.
+
+    Args:
+        examples: all responses.
+        pairs: of two examples of one prompt each.
+        prompts: the pairs of each prompt, in order of first appearance.
+        alone: the examples of each prompt that stand in no cost pair and whose label is learnt; empty where there are
+            none at all.
+    """
 
     examples: list[Example]
     pairs: list[Pair]
     prompts: list[list[int]]
+    alone: list[list[int]] = field(default_factory=list)
+
+
+class Step(NamedTuple):
+    """What one step learns from. Args: indices of pairs, and of examples whose label is learnt without a pair."""
+
+    pairs: list[int]
+    alone: list[int]
 
 
 def conversation(system: str, prompt: str) -> list[dict[str, str]]:
@@ -95,12 +120,19 @@ def preference_data(
 
 
 def shuffled_batches(data: PreferenceData, prompts_per_step: int, epochs: int, seed: int) -> list[list[int]]:
-    """Pair indices of every step; all pairs of a prompt come together, prompts in a new order each epoch."""
+    """Pair indices of every step; see `planned_steps`."""
+    return [step.pairs for step in planned_steps(data, prompts_per_step, epochs, seed)]
+
+
+def planned_steps(data: PreferenceData, prompts_per_step: int, epochs: int, seed: int) -> list[Step]:
+    """All steps; what a prompt has comes together, prompts in a new order each epoch."""
     plan = []
     for epoch in range(epochs):
         order = sorted(range(len(data.prompts)), key=lambda i: uniform_seed(seed, "preference", str(epoch), str(i)))
-        steps = [order[at : at + prompts_per_step] for at in range(0, len(order), prompts_per_step)]
-        plan += [[pair for i in step for pair in data.prompts[i]] for step in steps]
+        for at in range(0, len(order), prompts_per_step):
+            chosen = order[at : at + prompts_per_step]
+            pairs = [pair for i in chosen for pair in data.prompts[i]]
+            plan.append(Step(pairs, [row for i in chosen for row in data.alone[i]] if data.alone else []))
     return plan
 
 

@@ -43,7 +43,7 @@ class GRPOLagrangian(NamedTuple):
         reward: Tensor,
         cost: Tensor | Sequence[Tensor],
         groups: Tensor,
-        multiplier: float | Sequence[float],
+        multiplier: float | Tensor | Sequence[float | Tensor],
     ) -> Tensor:
         """A of each response, float[B].
 
@@ -51,7 +51,7 @@ class GRPOLagrangian(NamedTuple):
             reward: sequence scores float[B], higher is better.
             cost: float[B], higher is worse; or one for each of K constraints.
             groups: int64[B], the same number for responses to the same prompt, at least two of each.
-            multiplier: lambda >= 0; or K of them.
+            multiplier: lambda >= 0, or float[B] with one for each response; or K of them.
         """
         costs = [cost] if isinstance(cost, Tensor) else list(cost)
         if self.scalarize == "reward":

@@ -12,16 +12,18 @@ One step, in the paper's order:
 6. A = (A_r - lambda A_c) / (1 + lambda)                                            (`core.combine`);
 7. clipped PPO step on the actor, clipped value steps on both critics               (`core.surrogate`).
 
+With several constraints there is a cost, a critic and a lambda for each, and 6 sums over them.
 This file holds 3, 4 and 6; the engine rolls out, scores and applies gradients. What is left out: the PTX term.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-from poise.align.core import Advantage, combine, gae, token_signals
+from poise.align.core import Advantage, combine, gae, token_signal, token_signals
 
 
 class Experience(NamedTuple):
@@ -30,7 +32,7 @@ class Experience(NamedTuple):
     Args:
         reward, cost: sequence scores float[B]; reward higher is better, cost higher is worse, cost < 0 is safe.
         log_prob, reference_log_prob: of the sampled tokens under actor and reference, float[B, T].
-        value_reward, value_cost: critics before each response token, float[B, T].
+        value_reward, value_cost: critics before each response token, float[B, T]; float[B, 0] where a method has none.
         mask: bool[B, T], true at response tokens.
     """
 
@@ -61,8 +63,31 @@ class PPOLagrangian(NamedTuple):
 
     def targets(self, experience: Experience, multiplier: float | Tensor) -> Targets:
         """Advantage of the actor and returns of both critics at the multiplier lambda >= 0, or float[B, 1] of them."""
+        return self.several(experience, (), [multiplier])[0]
+
+    def several(
+        self,
+        experience: Experience,
+        further: Sequence[tuple[Tensor, Tensor]],
+        multipliers: Sequence[float | Tensor],
+    ) -> tuple[Targets, list[Tensor]]:
+        """As `targets` under 1 + K constraints, each with a cost model and a critic of its own.
+
+        Args:
+            experience: with the first constraint's cost and values.
+            further: (sequence scores float[B], values float[B, T]) of the K others.
+            multipliers: lambda >= 0, or float[B, 1], of the first and of the K others.
+
+        Returns:
+            The targets, and the returns float[B, T] of the K other cost critics.
+        """
         e = experience
         signals = token_signals(e.reward, e.cost, e.log_prob, e.reference_log_prob, e.mask, self.kl, self.score_clip)
         reward: Advantage = gae(signals.reward, e.value_reward, e.mask, self.gamma, self.lam)
-        cost: Advantage = gae(signals.cost, e.value_cost, e.mask, self.gamma, self.lam)
-        return Targets(combine(reward.advantage, cost.advantage, multiplier), reward.returns, cost.returns)
+        costs: list[Advantage] = [gae(signals.cost, e.value_cost, e.mask, self.gamma, self.lam)]
+        for cost, value in further:
+            penalty = self.kl * (e.log_prob - e.reference_log_prob)
+            signal = token_signal(cost, penalty, e.mask, self.score_clip)
+            costs.append(gae(signal, value, e.mask, self.gamma, self.lam))
+        advantage = combine(reward.advantage, [each.advantage for each in costs], list(multipliers))
+        return Targets(advantage, reward.returns, costs[0].returns), [each.returns for each in costs[1:]]

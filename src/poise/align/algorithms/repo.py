@@ -39,9 +39,17 @@ class RePO(NamedTuple):
             multiplier: lambda >= 0.
             groups: int64[B], the same number for responses to the same prompt.
         """
-        violating = group_mean(experience.cost, groups) > self.threshold
-        rows = multiplier * violating.to(experience.cost.dtype)
-        return self.ppo.targets(experience, rows[:, None])
+        return self.ppo.targets(experience, self.row_multipliers(experience.cost, multiplier, groups)[:, None])
+
+    def row_multipliers(self, cost: Tensor, multiplier: float | Tensor, groups: Tensor) -> Tensor:
+        """float[B]: lambda for the responses to a prompt that violates, zero for the others.
+
+        Args:
+            cost: sequence scores float[B] of one whole rollout, higher is worse.
+            multiplier: lambda >= 0, or float[B].
+            groups: int64[B], the same number for responses to the same prompt.
+        """
+        return multiplier * (group_mean(cost, groups) > self.threshold).to(cost.dtype)
 
 
 def prompt_costs(cost: Tensor, groups: Tensor) -> list[float]:

@@ -86,7 +86,7 @@ def gae(signal: Tensor, value: Tensor, mask: Tensor, gamma: float = 1.0, lam: fl
 def combine(
     advantage_reward: Tensor,
     advantage_cost: Tensor | Sequence[Tensor],
-    multiplier: float | Tensor | Sequence[float],
+    multiplier: float | Tensor | Sequence[float | Tensor],
 ) -> Tensor:
     """A = (A_r - sum_k lambda_k A_c,k) / (1 + sum_k lambda_k): the one place where a constrained method differs.
 
@@ -95,7 +95,7 @@ def combine(
     Args:
         advantage_reward: float[B, T] or float[B], higher is better.
         advantage_cost: of the same shape, higher is worse; one, or one for each of K constraints.
-        multiplier: lambda >= 0; one, or K in the order of the costs. One may also be a tensor that broadcasts, for
+        multiplier: lambda >= 0; one, or K in the order of the costs. Each may also be a tensor that broadcasts, for
             example float[B, 1] for a lambda of its own in each row.
 
     Raises:

@@ -1,7 +1,8 @@
 """The training loop on one machine: roll out, score, update the multiplier, the actor and the critics.
 
-Everything that changes over steps (adapters, optimizers, multiplier, cost window, history) is in `state_dict`, and
-chance is a hash of seed, step and prompt, so a run that was killed continues as if it had not been.
+Every online method runs here (`methods`). Everything that changes over steps (roles, optimizers, multipliers, cost
+windows, history, evaluations) is in `state_dict`, and chance is a hash of seed, step and prompt, so a run that was
+killed continues as if it had not been. Several processes of one launch (`processes`) share the prompts of a step.
 """
 
 from __future__ import annotations
@@ -9,67 +10,71 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from poise.align.algorithms.ppo_lagrangian import PPOLagrangian, Targets
-from poise.align.core import actor_loss, center, critic_loss
-from poise.align.engine.rollout import Rollout, ScoreScale, measure, roll_out, values_before
-from poise.align.multiplier import LogMultiplier
+from poise.align.core import center, critic_loss
+from poise.align.engine.checks import check
+from poise.align.engine.constraints import ONE, Constraint, Constraints
+from poise.align.engine.evaluation import Evaluation, Evaluator
+from poise.align.engine.measurements import of_all_processes, summary
+from poise.align.engine.methods import Algorithm, Learned, online
+from poise.align.engine.processes import agreed, average_gradients, by_first, mine, share
+from poise.align.engine.ptx import PTX
+from poise.align.engine.rollout import Rollout, ScoreScale, measure, packed, roll_out
+from poise.align.engine.settings import LoopSettings
+from poise.align.engine.views import log_probs_of, values_of
+from poise.align.multiplier import FixedMultiplier, Multiplier, Multipliers
 from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 from poise.models.trunk import Trunk
 
-TRAINED = ("actor", "reward_critic", "cost_critic")
-
-
-class LoopSettings(NamedTuple):
-    """Args: rates of actor and critics, how many prompts make a rollout, passes over it, rows of near-equal
-    length computed together (no effect on the result), clips as published."""
-
-    steps: int
-    prompts_per_step: int
-    responses_per_prompt: int
-    max_new_tokens: int
-    temperature: float
-    actor_learning_rate: float
-    critic_learning_rate: float
-    updates_per_rollout: int
-    rows_per_batch: int
-    ratio_clip: float
-    value_clip: float
-    center_advantages: bool
-    seed: int
-
 
 class LocalLoop:
-    """PPO-Lagrangian on a trunk with roles actor, reward, cost, reward_critic and cost_critic.
+    """One online method on a trunk with the roles that `methods.online_roles` names.
 
     Args:
-        trunk: reward and cost adapters trained; both critics start as copies of them.
+        trunk: reward and cost roles trained; critics start as copies of them.
         prompts: (id, token ids with template) to draw from.
-        algorithm, multiplier, scale, settings: see their classes.
+        algorithm: the method's constants.
+        multiplier: a rule; `Multipliers` where there are several constraints; None for PPO, which has none.
+        scale, settings: see their classes.
+        constraints: what the multiplier speaks of.
+        evaluation, ptx: see their classes.
+        pack: compute a prompt once for all its responses (`views`); the results are the same to rounding.
+
+    Raises:
+        PoiseError: no prompts, a role that the trunk lacks, or settings that don't fit the method.
     """
 
     def __init__(
         self,
         trunk: Trunk,
         prompts: Sequence[tuple[str, list[int]]],
-        algorithm: PPOLagrangian,
-        multiplier: LogMultiplier,
+        algorithm: Algorithm,
+        multiplier: Multiplier | Multipliers | None,
         scale: ScoreScale,
         settings: LoopSettings,
+        *,
+        constraints: Sequence[Constraint] = ONE,
+        evaluation: Evaluation | None = None,
+        ptx: PTX | None = None,
+        pack: bool = False,
     ) -> None:
-        if not prompts:
-            raise PoiseError("no prompts to train on", where="align", do="check the train split of the prompts")
         self.trunk, self.prompts, self.algorithm = trunk, sorted(prompts), algorithm
-        self.multiplier, self.scale, self.settings = multiplier, scale, settings
-        trunk.load_role("reward_critic", trunk.state_of("reward"), saved_as="reward")
-        trunk.load_role("cost_critic", trunk.state_of("cost"), saved_as="cost")
+        self.scale, self.settings, self.ptx, self.packed = scale, settings, ptx and ptx.checked(), pack
+        self.constraints = Constraints(constraints, multiplier or FixedMultiplier(0.0))
+        self.method = online(algorithm, self.constraints.roles)
+        check(self.prompts, trunk, algorithm, constraints, settings, multiplier is None)
+        self.evaluator = None if evaluation is None else Evaluator(evaluation, scale)
+        for critic, start in self.method.critics.items():
+            trunk.load_role(critic, trunk.state_of(start), saved_as=start)
+        self.trained = ("actor", *self.method.critics)
         rates = {"actor": settings.actor_learning_rate}
         self.optimizers = {
             role: torch.optim.AdamW(
@@ -78,9 +83,14 @@ class LocalLoop:
                 betas=(0.9, 0.95),
                 weight_decay=0.0,
             )
-            for role in TRAINED
+            for role in self.trained
         }
         self.history: list[dict[str, float]] = []
+
+    @property
+    def multiplier(self) -> Multiplier | Multipliers:
+        """As it stands now."""
+        return self.constraints.multiplier
 
     def run(
         self,
@@ -92,132 +102,175 @@ class LocalLoop:
         """Run the remaining steps; returns one row of measurements per step.
 
         Raises:
-            PoiseError: a loss or score is not a number; the last checkpoint stays.
+            PoiseError: a loss or score is not a number, or a checkpoint can't be written; the last one stays.
         """
         if (state := load_state(checkpoint)) is not None:
             self.load_state_dict(state)
+        share(p for role in self.trained for p in self.trunk.parameters_of(role))
         for step in range(len(self.history), self.settings.steps):
+            self._evaluate(step)
             self.history.append(self.step(step))
             on_step(self.history[-1])
             if (step + 1) % checkpoint_every == 0:
-                save_state(checkpoint, self.state_dict())
+                by_first(lambda: save_state(checkpoint, self.state_dict()))
+        self._evaluate(self.settings.steps)
         return self.history
+
+    def _evaluate(self, step: int) -> None:
+        """Before this step, where the evaluation wants it; every process has the same actor, one looks."""
+        if (evaluator := self.evaluator) is not None and evaluator.due(step, self.settings.steps):
+            by_first(lambda: evaluator.look(self.trunk, step))
 
     def step(self, step: int) -> dict[str, float]:
         """One step of the algorithm, in the paper's order (see `ppo_lagrangian`)."""
-        s, started = self.settings, time.perf_counter()
-        batches = roll_out(
+        s, started, prompts = self.settings, time.perf_counter(), self.batch(step)
+        names = [name for name, _ in prompts]
+        sampled = roll_out(
             self.trunk,
-            self.batch(step),
+            prompts,
             seed=s.seed,
             step=step,
             temperature=s.temperature,
             max_new_tokens=s.max_new_tokens,
             rows=s.rows_per_batch,
         )
+        batches = packed(self.trunk, sampled, s.rows_per_batch) if self.packed else sampled
         rolled = time.perf_counter()
-        rollouts = [measure(self.trunk, responses, self.scale, s.temperature) for responses in batches]
-        if not all(x.isfinite().all() for rollout in rollouts for x in rollout.experience):
-            raise PoiseError("a score or log-probability is not a number", where=f"align step {step}", exit_code=4)
+        roles = {"costs": self.constraints.roles, "critics": tuple(self.method.critics)}
+        rollouts = [measure(self.trunk, responses, self.scale, s.temperature, **roles) for responses in batches]
+        odd = [r for r in rollouts if not all(x.isfinite().all() for x in (*r.experience, *chain(*r.further.values())))]
+        self._agree("a score or log-probability is not a number", odd, step, names)
         scored = time.perf_counter()
-        self.multiplier.update([cost for rollout in rollouts for cost in rollout.experience.cost.tolist()])
-        targets = [self.algorithm.targets(rollout.experience, self.multiplier.value) for rollout in rollouts]
+        self.constraints.update(rollouts, names, self.method.measured)
+        learned = self.method.learned(rollouts, [self.constraints.weights(rollout, names) for rollout in rollouts])
         if s.center_advantages:
             masks, groups = [r.experience.mask for r in rollouts], [r.group for r in rollouts]
-            middle = center([t.advantage for t in targets], masks, groups)
-            targets = [t._replace(advantage=a) for t, a in zip(targets, middle, strict=True)]
-        losses = self.update(rollouts, targets, step)
+            middle = center([each.advantage for each in learned], masks, groups)
+            learned = [each._replace(advantage=a) for each, a in zip(learned, middle, strict=True)]
+        losses = self.update(rollouts, learned, step, names)
         return {
-            **summary(rollouts),
-            **losses,
+            **of_all_processes({**summary(rollouts), **losses}, len(prompts)),
             "step": float(step),
-            "multiplier": self.multiplier.value,
+            **self.constraints.row(rollouts, names),
             "seconds_rollout": rolled - started,
             "seconds_scoring": scored - rolled,
             "seconds_update": time.perf_counter() - scored,
         }
 
     def batch(self, step: int) -> list[tuple[str, list[int]]]:
-        """The prompts of one step, each as often as it is answered: a walk through shuffled epochs."""
+        """The prompts of one step, each as often as it is answered: a walk through shuffled epochs.
+
+        Of several processes each takes its share of the prompts.
+        """
         n, size = len(self.prompts), self.settings.prompts_per_step
         chosen = []
         for at in range(step * size, (step + 1) * size):
             epoch, place = divmod(at, n)
             chosen.append(self._order(epoch)[place])
-        return [self.prompts[i] for i in chosen for _ in range(self.settings.responses_per_prompt)]
+        return [self.prompts[i] for i in mine(chosen) for _ in range(self.settings.responses_per_prompt)]
 
     def _order(self, epoch: int) -> list[int]:
         return sorted(
             range(len(self.prompts)), key=lambda i: uniform_seed(self.settings.seed, str(epoch), self.prompts[i][0])
         )
 
-    def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], step: int) -> dict[str, float]:
+    def update(
+        self, rollouts: Sequence[Rollout], learned: Sequence[Learned], step: int, names: Sequence[str]
+    ) -> dict[str, float]:
         """Gradient steps on actor and critics, each over the whole rollout; returns the losses of the last pass.
 
         Gradients are summed over batches in proportion to their rows, so the result does not depend on their size.
         """
-        total = sum(len(rollout.tokens.ids) for rollout in rollouts)
+        rows = sum(len(rollout.group) for rollout in rollouts)
         losses: dict[str, float] = {}
-        for _ in range(self.settings.updates_per_rollout):
-            losses = dict.fromkeys(TRAINED, 0.0)
+        for turn in range(self.settings.updates_per_rollout):
+            losses, odd = dict.fromkeys(self.trained, 0.0), list[Rollout]()
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad()
-            for rollout, target in zip(rollouts, targets, strict=True):
-                share = len(rollout.tokens.ids) / total
-                for role, loss in self._losses(rollout, target):
+            for rollout, each in zip(rollouts, learned, strict=True):
+                weight = len(rollout.group) / rows
+                for role, loss in self._losses(rollout, each):
                     if not math.isfinite(value := float(loss.detach())):
-                        where = f"align step {step}"
-                        raise PoiseError(
-                            f"loss of {role} is not a number", where=where, do="lower its rate", exit_code=4
-                        )
-                    (share * loss).backward()  # type: ignore[no-untyped-call]
-                    losses[role] += share * value
+                        odd.append(rollout)
+                    (weight * loss).backward()  # type: ignore[no-untyped-call]
+                    losses[role] += weight * value
+            wrong = [role for role, loss in losses.items() if not math.isfinite(loss)]
+            self._agree(f"loss of {', '.join(wrong)} is not a number", odd, step, names)
+            if self.ptx is not None:
+                losses["ptx"] = self._ptx(self.ptx, step, turn)
             for role, optimizer in self.optimizers.items():
+                average_gradients(self.trunk.parameters_of(role), rows)
                 torch.nn.utils.clip_grad_norm_(self.trunk.parameters_of(role), 1.0)
                 optimizer.step()
         return {f"loss_{role}": loss for role, loss in losses.items()}
 
-    def _losses(self, rollout: Rollout, targets: Targets) -> Iterator[tuple[str, Tensor]]:
+    def _losses(self, rollout: Rollout, learned: Learned) -> Iterator[tuple[str, Tensor]]:
         """(role, loss) one after another, so that only one role's graph is alive at a time."""
-        s, e = self.settings, rollout.experience
-        hidden = self.trunk.upper(rollout.lower, "actor")
-        log_prob = self.trunk.response_log_probs(hidden, rollout.tokens, s.temperature)
-        yield "actor", actor_loss(log_prob, e.log_prob, targets.advantage, e.mask, s.ratio_clip)
-        critics = (
-            ("reward_critic", e.value_reward, targets.returns_reward),
-            ("cost_critic", e.value_cost, targets.returns_cost),
-        )
-        for role, old, returns in critics:
-            value = values_before(self.trunk, self.trunk.upper(rollout.lower, role), role)
-            yield role, critic_loss(value, old, returns, e.mask, s.value_clip)
+        s = self.settings
+        log_prob = log_probs_of(self.trunk, rollout.tokens, rollout.lower, "actor", s.temperature)
+        yield "actor", self.method.actor_loss(log_prob, rollout, learned, s.ratio_clip)
+        for critic in self.method.critics:
+            value = values_of(self.trunk, rollout.tokens, rollout.lower, critic)
+            old, returns = rollout.value_of(critic), learned.returns[critic]
+            yield critic, critic_loss(value, old, returns, rollout.experience.mask, s.value_clip)
+
+    def _ptx(self, ptx: PTX, step: int, turn: int) -> float:
+        """Adds the gradient of the PTX term; returns its value."""
+        sum_of_parts = 0.0
+        at = step * self.settings.updates_per_rollout + turn
+        for loss in ptx.losses(self.trunk, self.settings.seed, at, self.settings.rows_per_batch):
+            if not math.isfinite(value := float(loss.detach())):
+                where = f"align step {step}, PTX rows {ptx.chosen(self.settings.seed, at)}"
+                raise PoiseError("loss of the PTX term is not a number", where=where, do=_LOWER, exit_code=4)
+            loss.backward()  # type: ignore[no-untyped-call]
+            sum_of_parts += value
+        return sum_of_parts
+
+    def _agree(self, what: str, odd: Sequence[Rollout], step: int, names: Sequence[str]) -> None:
+        """End the run in every process where any has an odd batch, naming its prompts."""
+        if agreed(not odd):
+            return
+        prompts = sorted({names[number] for rollout in odd for number in rollout.group.tolist()})
+        what = f"{what} (prompts {', '.join(prompts)})" if odd else "another process has stopped; see its message"
+        raise PoiseError(what, where=f"align step {step}", do=_LOWER, exit_code=4)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
         return {
-            "roles": {role: self.trunk.state_of(role) for role in TRAINED},
-            "optimizers": {role: optimizer_state(self.optimizers[role]) for role in TRAINED},
-            "multiplier": self.multiplier.state_dict(),
+            "run": self._identity(),
+            "roles": {role: self.trunk.state_of(role) for role in self.trained},
+            "optimizers": {role: optimizer_state(self.optimizers[role]) for role in self.trained},
+            "multiplier": self.constraints.state_dict(),
             "history": self.history,
+            "evaluations": [] if self.evaluator is None else self.evaluator.rows,
         }
 
+    def _identity(self) -> dict[str, str]:
+        """What must be the same in a run that continues: all but the number of steps."""
+        settings = self.settings._replace(steps=0)._asdict()
+        ptx = "" if self.ptx is None else f"{len(self.ptx.rows)} rows, {self.ptx[1:]}"
+        return {"method": repr(self.algorithm), "ptx": ptx, **{name: repr(value) for name, value in settings.items()}}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
-        for role in TRAINED:
+        """Restore `state_dict`.
+
+        Raises:
+            PoiseError: it is of a run with another method or other settings.
+        """
+        for name, value in self._identity().items():
+            if (there := state["run"].get(name)) != value and name != "rows_per_batch":
+                raise PoiseError(
+                    f"the checkpoint's {name} is {there}, this run's {value}",
+                    where="align",
+                    do="continue with the same settings, or delete the checkpoint",
+                )
+        for role in self.trained:
             self.trunk.load_role(role, state["roles"][role])
             load_optimizer(self.optimizers[role], state["optimizers"][role])
-        self.multiplier.load_state_dict(state["multiplier"])
+        self.constraints.load_state_dict(state["multiplier"])
         self.history = list(state["history"])
+        if self.evaluator is not None:
+            self.evaluator.rows = list(state["evaluations"])
 
 
-def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What people follow: mean reward and cost, violation rate (cost >= 0), KL to the reference in nats, length."""
-    e = [rollout.experience for rollout in rollouts]
-    cost = torch.cat([x.cost for x in e])
-    divergence = torch.cat([((x.log_prob - x.reference_log_prob) * x.mask).sum(-1) for x in e])
-    return {
-        "reward": float(torch.cat([x.reward for x in e]).mean()),
-        "cost": float(cost.mean()),
-        "violation_rate": float((cost >= 0).float().mean()),
-        "kl": float(divergence.mean()),
-        "response_tokens": float(torch.cat([x.mask.sum(-1) for x in e]).float().mean()),
-    }
+_LOWER = "lower the learning rate; the last checkpoint is whole"

@@ -10,9 +10,22 @@ import torch
 from torch import Tensor
 
 from poise.align.algorithms.ppo_lagrangian import Experience
+from poise.align.engine.processes import total
+from poise.align.engine.views import (
+    PackedResponses,
+    View,
+    log_probs_of,
+    lower_of,
+    mask_of,
+    pack_responses,
+    score_of,
+    values_of,
+    with_end,
+)
 from poise.data.rows import Sampling, uniform_seed
-from poise.models.generate import Request, generate
-from poise.models.trunk import REFERENCE, Tokens, Trunk, collate, last_kept
+from poise.errors import PoiseError
+from poise.models.generate import Request, Sampled, generate
+from poise.models.trunk import REFERENCE, Tokens, Trunk, collate
 
 
 class ScoreScale(NamedTuple):
@@ -38,13 +51,44 @@ class Responses(NamedTuple):
     group: Tensor
 
 
-class Rollout(NamedTuple):
-    """B sampled responses with everything measured on them. Args: lower [B, T, H] are the shared layers' outputs."""
+class PackedGroups(NamedTuple):
+    """R sampled responses in packed rows, with their groups int64[R]."""
 
-    tokens: Tokens
+    tokens: PackedResponses
+    group: Tensor
+
+
+class FurtherCost(NamedTuple):
+    """A second cost model and its critic. Args: cost float[B]; value float[B, T], or float[B, 0] without a critic."""
+
+    cost: Tensor
+    value: Tensor
+
+
+class Rollout(NamedTuple):
+    """B sampled responses with everything measured on them.
+
+    Args:
+        tokens: as they lie before the model, right-padded or packed.
+        lower: what `Trunk.lower` gave for the responses, shared by the roles.
+        experience: reward, cost (of the role "cost"), log-probabilities, values of the critics.
+        further: other cost models by role.
+    """
+
+    tokens: View
     group: Tensor
     lower: Tensor
     experience: Experience
+    further: dict[str, FurtherCost] = {}  # noqa: RUF012 -- never written to
+
+    def cost_of(self, role: str) -> Tensor:
+        """Sequence scores float[B] of a cost model, higher is worse."""
+        return self.experience.cost if role == "cost" else self.further[role].cost
+
+    def value_of(self, critic: str) -> Tensor:
+        """Values float[B, T] of a critic, by its role."""
+        first = {"reward_critic": self.experience.value_reward, "cost_critic": self.experience.value_cost}
+        return first[critic] if critic in first else self.further[critic.removesuffix("_critic")].value
 
 
 def roll_out(
@@ -63,6 +107,9 @@ def roll_out(
         prompts: (id, token ids with template) of each prompt.
         seed, step: chance is a hash of them, the prompt's id, and how often the prompt came before in this step.
         rows: at most so many responses in a batch of the result; batches hold near-equal lengths, shortest first.
+
+    Raises:
+        PoiseError: a prompt can't be answered, or every response is empty.
     """
     came: Counter[str] = Counter()
     requests = []
@@ -71,6 +118,7 @@ def roll_out(
         came[name] += 1
         requests.append(Request(ids, Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=chance)))
     sampled = generate(trunk, requests, role="actor")
+    _check(prompts, sampled, step)
     end = [trunk.tokenizer.eos_token_id]
     responses = [s.ids + end if s.finished or not s.ids else s.ids for s in sampled]
     numbers = {name: i for i, (name, _) in enumerate(prompts)}
@@ -83,46 +131,71 @@ def roll_out(
     return out
 
 
+def packed(trunk: Trunk, batches: Sequence[Responses], rows: int) -> list[PackedGroups]:
+    """The same responses with each prompt computed once. Args: rows, of padded ones whose tokens fit together."""
+    views = pack_responses(trunk, [b.tokens for b in batches], [b.group for b in batches], rows)
+    return [PackedGroups(view, group) for view, group in views]
+
+
+def _check(prompts: Sequence[tuple[str, list[int]]], sampled: Sequence[Sampled], step: int) -> None:
+    """A prompt that can't be answered would else be trained on as if it were answered with nothing."""
+    for (name, ids), response in zip(prompts, sampled, strict=True):
+        if response.reason is not None:
+            raise PoiseError(
+                f"a prompt of {len(ids)} tokens can't be answered ({response.reason})",
+                where=f"prompt {name}",
+                do="leave it out, or cut prompts to what the model's context holds beside an answer",
+            )
+    if not total([float(sum(bool(response.ids) for response in sampled))])[0]:
+        raise PoiseError(
+            f"all {len(sampled)} responses of the rollout are empty: the actor ends at once",
+            where=f"align step {step}",
+            do="lower the actor's rate, raise the KL weight, or start from a model that answers",
+            exit_code=4,
+        )
+
+
 @torch.no_grad()
-def measure(trunk: Trunk, responses: Responses, scale: ScoreScale, temperature: float = 1.0) -> Rollout:
-    """Score responses with the reward and cost models and both critics; log-probabilities of actor and reference.
+def measure(
+    trunk: Trunk,
+    responses: Responses | PackedGroups,
+    scale: ScoreScale,
+    temperature: float = 1.0,
+    *,
+    costs: Sequence[str] = ("cost",),
+    critics: Sequence[str] = ("reward_critic", "cost_critic"),
+) -> Rollout:
+    """Score responses with the reward and cost models and the critics; log-probabilities of actor and reference.
 
     Sequence scores are read with the end token appended, whether the response was cut or not: the preference models
     have only seen responses that end. The appended token is no action: it is outside every mask.
+
+    Args:
+        costs: roles of the cost models, "cost" first.
+        critics: roles of the critics that the method has; none is run that is not named.
     """
-    tokens = responses.tokens
-    ended = with_end(tokens, trunk.tokenizer.eos_token_id)
-    lower = trunk.lower(ended.ids)
-    reward, cost = (trunk.score(lower, ended.length, role) for role in ("reward", "cost"))
-    tokens = tokens._replace(ids=ended.ids)
-    value_reward, value_cost = (
-        values_before(trunk, trunk.upper(lower, role), role) for role in ("reward_critic", "cost_critic")
-    )
+    tokens, ended = responses.tokens, responses.tokens
+    if isinstance(tokens, Tokens):
+        ended = with_end(tokens, trunk.tokenizer.eos_token_id)
+        tokens = tokens._replace(ids=ended.ids)
+    lower = lower_of(trunk, ended)
+    reward, *scores = (score_of(trunk, ended, lower, role) for role in ("reward", *costs))
+    values = {role: values_of(trunk, tokens, lower, role) for role in critics}
+    none = reward.new_zeros(len(reward), 0)
     log_prob, reference_log_prob = (
-        trunk.response_log_probs(trunk.upper(lower, role), tokens, temperature) for role in ("actor", REFERENCE)
+        log_probs_of(trunk, tokens, lower, role, temperature) for role in ("actor", REFERENCE)
     )
     experience = Experience(
         reward=scale.reward(reward),
-        cost=scale.cost(cost),
+        cost=scale.cost(scores[0]),
         log_prob=log_prob,
         reference_log_prob=reference_log_prob,
-        value_reward=value_reward,
-        value_cost=value_cost,
-        mask=tokens.response,
+        value_reward=values.get("reward_critic", none),
+        value_cost=values.get("cost_critic", none),
+        mask=mask_of(tokens),
     )
-    return Rollout(tokens, responses.group, lower, experience)
-
-
-def with_end(tokens: Tokens, end: int) -> Tokens:
-    """The same batch, one column wider, with the end token after every response that lacks it."""
-    missing = last_kept(tokens.ids, tokens.length) != end
-    ids = torch.nn.functional.pad(tokens.ids, (0, 1))
-    rows = missing.nonzero()[:, 0]
-    ids[rows, tokens.length[rows]] = end
-    return Tokens(ids, tokens.prompt_length, tokens.length + missing.long())
-
-
-def values_before(trunk: Trunk, hidden: Tensor, role: str) -> Tensor:
-    """V_t float[B, T]: the critic's value of the state before token t, that is at position t - 1."""
-    values = trunk.values(hidden, role)
-    return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], 1)
+    further = {
+        role: FurtherCost(scale.cost(score), values.get(f"{role}_critic", none))
+        for role, score in zip(costs[1:], scores[1:], strict=True)
+    }
+    return Rollout(tokens, responses.group, lower, experience, further)

@@ -49,6 +49,17 @@ class Multipliers:
             self.load_state_dict(before)
             raise
 
+    def update_measured(self, costs: Mapping[str, Sequence[float]]) -> list[float]:
+        """As `update`, where a rollout may say nothing about some constraints: those that are absent stay as they are.
+
+        Raises:
+            ValueError: costs of an unknown constraint, none at all, or one that is not finite.
+        """
+        if not costs or not set(costs) <= set(self._parts):
+            raise ValueError(f"costs are given for {sorted(costs)}, constraints are {self.names}")
+        Multipliers({name: self._parts[name] for name in costs}).update(costs)
+        return self.values
+
     def state_dict(self) -> dict[str, Any]:
         """State of every multiplier by name."""
         return {name: part.state_dict() for name, part in self._parts.items()}

@@ -130,12 +130,12 @@ def fine_tune(
     }
     if out.exists():
         report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        _refuse_other(identity, report["identity"], out, "give another --out")
+        refuse_other(identity, report["identity"], out, "give another --out")
         watch.note(f"{out} is complete; nothing to do")
         return report
     work = work_folder(out)
     try:
-        _open_work(work, identity)
+        open_work(work, identity)
         training = _train(weights, encoded, settings, tokenizer.pad_token_id, work, save_every, watch)
         report = _report(training, encoded, weights, identity, str(model))
         _write(out, weights, tokenizer, training, report, encoded)
@@ -145,19 +145,24 @@ def fine_tune(
     return report
 
 
-def _open_work(work: Path, identity: dict[str, Any]) -> None:
+def open_work(work: Path, identity: dict[str, Any]) -> None:
     """Note what the run is, or make sure that the one that was stopped here is the same."""
     work.mkdir(parents=True, exist_ok=True)
     kept = work / "settings.json"
     if kept.is_file():
         there = json.loads(kept.read_text(encoding="utf-8"))
-        _refuse_other(identity, there, work, "give the same, or another --out, or delete this folder")
+        refuse_other(identity, there, work, "give the same, or another --out, or delete this folder")
     else:
         write_json(work / "settings.part", identity)
         (work / "settings.part").replace(kept)
 
 
-def _refuse_other(mine: dict[str, Any], there: dict[str, Any], where: Path, do: str) -> None:
+def refuse_other(mine: dict[str, Any], there: dict[str, Any], where: Path, do: str) -> None:
+    """Make sure that two runs are the same.
+
+    Raises:
+        PoiseError: they differ; names each setting with both values.
+    """
     mine = json.loads(json.dumps(mine))
     names = [name for name in sorted(mine.keys() | there.keys()) if mine.get(name) != there.get(name)]
     if names:

@@ -58,8 +58,9 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
     import json
 
     from poise.align.algorithms.ppo_lagrangian import PPOLagrangian
-    from poise.align.engine.local import LocalLoop, LoopSettings
+    from poise.align.engine.local import LocalLoop
     from poise.align.engine.rollout import ScoreScale
+    from poise.align.engine.settings import LoopSettings
     from poise.align.multiplier import LogMultiplier
     from poise.models.checkpoint import load_state, save_state
     from poise.models.generate import chat_ids

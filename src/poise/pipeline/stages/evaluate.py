@@ -100,8 +100,8 @@ def _sample(ctx: StageContext, settings: EvaluateSettings, prompts: Any) -> Rows
 
 def _judge(ctx: StageContext, rows: Rows) -> None:
     """Add the verdicts of the run's guard, the starter rater and the refusal rule to every row."""
+    from poise.collect.refusal import refuses
     from poise.data import Provenance, QARow
-    from poise.evaluate.refusal import refuses
     from poise.guard.fit.apply import TrainedGuard
     from poise.guard.starter import StarterRater
 

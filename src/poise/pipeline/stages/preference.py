@@ -34,7 +34,8 @@ def run(ctx: StageContext, settings: PreferenceSettings) -> dict[str, Any]:
     """Write `roles.safetensors` (both adapters), `template.json`, `scale.json`, `safe_costs.json`, `metrics.json`."""
     from poise.models.checkpoint import save_state
     from poise.preference.pairs import shuffled_batches
-    from poise.preference.training import ROLES, PreferenceTraining, score_examples, train_preference
+    from poise.preference.scorer import ROLES
+    from poise.preference.training import PreferenceTraining, score_examples, train_preference
 
     trunk = build_trunk(ctx, settings.adapted_layers, settings.rank, ROLES, ROLES)
     data = _data(ctx, settings, trunk)

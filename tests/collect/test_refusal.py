@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poise.evaluate.refusal import refuses
+from poise.collect.refusal import refuses
 
 
 @pytest.mark.parametrize(

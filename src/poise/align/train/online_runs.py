@@ -1,0 +1,233 @@
+"""A whole run of an online method: prompts, the preference models' folder and a recipe become a run folder.
+
+The trunk is that of the preference models: same base model, same adapted layers, same rank, same system message, so
+that reward and cost are asked as they were trained. The folder is as that of an offline run, with the looks of the
+evaluation beside (`evaluation.jsonl`, `samples-<step>.txt`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from poise.align.algorithms.repo import RePO
+from poise.align.engine import ONLINE, PTX, EvalPrompt, Evaluation, LoopSettings, online_roles, train_online
+from poise.align.multiplier import Multiplier
+from poise.align.sft import read_instructions
+from poise.align.sft.runs import open_work, work_folder
+from poise.align.sft.templates import control_tokens
+from poise.align.sft.weights import fingerprint
+from poise.align.train.adapters import adapter_tensors
+from poise.align.train.batches import check_template
+from poise.align.train.curves import draw_online
+from poise.align.train.data import Prompts, is_held_out, read_prompts
+from poise.align.train.folders import Watch, cant_be_written, finished, peak_memory_mb, versions, write_run
+from poise.align.train.online_sections import multiplier_of
+from poise.align.train.recipe import Recipe
+from poise.align.train.scoring import Scores, open_scores
+from poise.data import load_seeds, text_id, uniform_seed
+from poise.errors import PoiseError
+from poise.models.bundled import resolve
+from poise.models.generate import chat_ids
+from poise.models.trunk import Trunk
+from poise.preference.pairs import conversation
+
+
+class _Asked(NamedTuple):
+    """Args: train, held_out and benign prompts in token ids; left out, (rule, place) each; cut, how many were."""
+
+    train: list[EvalPrompt]
+    held_out: list[EvalPrompt]
+    benign: list[EvalPrompt]
+    left_out: list[tuple[str, str]]
+    cut: int
+
+
+def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> dict[str, Any]:
+    """Train by an online method; returns what `report.json` holds.
+
+    Args, raises: as `runs.train_offline`; and the folder of scores holds no preference models.
+    """
+    watch = watch or Watch()
+    finished(out, None, watch)
+    data = recipe.data
+    read = read_prompts(data.paths, form=data.format, on_row=lambda n: watch.rows("reading", n))
+    scores = open_scores(Path(recipe.head.scores or ""))
+    source = _source(recipe, scores)
+    method = recipe.part(ONLINE[recipe.method.name])
+    roles = online_roles(method)
+    trunk = scores.trunk(recipe.head.model, roles, roles[1:], recipe.head.seed)
+    threshold = _threshold(recipe, scores, method)
+    identity = recipe.settings() | {
+        "data_sha256": read.sha256,
+        "scores": scores.digest(),
+        "threshold": threshold,
+        "system": scores.template["system"],
+        "model": fingerprint(source, getattr(trunk.model.config, "_commit_hash", None)),
+    }
+    if (report := finished(out, identity, watch)) is not None:
+        return report
+    asked, ptx = _asked(recipe, trunk, scores, read), _ptx(recipe, trunk, scores)
+    multiplier = None if threshold is None else multiplier_of(recipe.parts["multiplier"], recipe.method.name, threshold)
+    watch.note(f"{len(asked.train):,} prompts to train on, {len(asked.held_out):,} held out")
+    work = work_folder(out)
+    try:
+        open_work(work, identity)
+        return _run(recipe, trunk, scores, method, multiplier, asked, ptx, out, identity, watch)
+    except OSError as error:
+        raise cant_be_written(error, work) from error
+
+
+def _run(
+    recipe: Recipe,
+    trunk: Trunk,
+    scores: Scores,
+    method: Any,
+    multiplier: Multiplier | None,
+    asked: _Asked,
+    ptx: PTX | None,
+    out: Path,
+    identity: dict[str, Any],
+    watch: Watch,
+) -> dict[str, Any]:
+    work, rollout, look = work_folder(out), recipe.parts["rollout"], recipe.parts["evaluation"]
+    settings = rollout.model_dump(exclude={"save_every", "center_advantages"})
+    evaluation = Evaluation(
+        asked.held_out, asked.benign, look.every, work / "looks", look.max_new_tokens, seed=recipe.head.seed
+    )
+    started = time.perf_counter()
+    result = train_online(
+        trunk,
+        [(prompt.id, prompt.ids) for prompt in asked.train],
+        method,
+        multiplier,
+        scores.scale,
+        LoopSettings(**settings, center_advantages=_centred(recipe), seed=recipe.head.seed),
+        checkpoint=work / "checkpoint.safetensors",
+        checkpoint_every=rollout.save_every,
+        on_step=lambda row: watch.step("actor", int(row["step"]) + 1, rollout.steps, row["loss_actor"]),
+        evaluation=evaluation if look.every and asked.held_out else None,
+        ptx=ptx,
+    )
+    history = [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in result.history]
+    tensors = adapter_tensors(trunk, "actor")
+    report = {
+        "name": recipe.head.name,
+        "method": recipe.method.name,
+        "base_model": recipe.head.model,
+        "identity": identity,
+        "rows": {
+            "train": len(asked.train),
+            "held_out": len(asked.held_out),
+            "prompts_cut": asked.cut,
+            "left_out": dict(Counter(rule for rule, _ in asked.left_out).most_common()),
+        },
+        "evaluations": result.evaluations,
+        "steps": len(history),
+        "first_step": history[0],
+        "last_step": history[-1],
+        "seconds": {
+            key: round(sum(row[key] for row in result.history), 2)
+            for key in ("seconds_rollout", "seconds_scoring", "seconds_update")
+        },
+        "seconds_of_this_sitting": round(time.perf_counter() - started, 2),
+        "peak_memory_mb": peak_memory_mb(),
+        "versions": versions(),
+    }
+
+    def more(folder: Path) -> None:
+        draw_online(folder / "curves.svg", history, identity["threshold"])
+        if (work / "looks").is_dir():
+            shutil.copytree(work / "looks", folder, dirs_exist_ok=True)
+
+    report = write_run(out, recipe, trunk, tensors, history, asked.left_out, report, more)
+    shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _source(recipe: Recipe, scores: Scores) -> Path | str:
+    """The base model, which is that of the preference models.
+
+    Raises:
+        PoiseError: the recipe names another one.
+    """
+    mine, theirs = (resolve(name) for name in (recipe.head.model, scores.template.get("model", recipe.head.model)))
+    if mine != theirs:
+        raise PoiseError(
+            f"model is {recipe.head.model!r}, the preference models are of {scores.template['model']!r}",
+            where=str(scores.folder),
+            do="an online method needs one base model for all roles: name theirs, or train them on yours",
+        )
+    return mine
+
+
+def _centred(recipe: Recipe) -> bool:
+    """Whether the loop subtracts the mean over a prompt's responses; critic-free advantages are centred already."""
+    rollout = recipe.parts["rollout"]
+    if rollout.center_advantages is not None:
+        return bool(rollout.center_advantages)
+    return rollout.responses_per_prompt > 1 and recipe.method.name not in ("grpo_lagrangian", "rloo_lagrangian")
+
+
+def _threshold(recipe: Recipe, scores: Scores, method: Any) -> float | None:
+    """Of the constraint; None for PPO, which has none."""
+    if recipe.method.name == "ppo":
+        return None
+    if isinstance(method, RePO):
+        return method.threshold
+    given: float | None = recipe.parts["multiplier"].threshold
+    return scores.threshold() if given is None else given
+
+
+def _asked(recipe: Recipe, trunk: Trunk, scores: Scores, read: Prompts) -> _Asked:
+    """Prompts in token ids under the template of the preference models."""
+    check_template(trunk)
+    data, look, seed = recipe.data, recipe.parts["evaluation"], recipe.head.seed
+    control, left_out, limit = (
+        control_tokens(trunk.tokenizer),
+        list(read.left_out),
+        scores.template["max_prompt_tokens"],
+    )
+    parts: tuple[list[EvalPrompt], list[EvalPrompt]] = ([], [])
+    texts = sorted(read.texts, key=lambda text: uniform_seed(seed, text, "alignment rows"))[: data.rows or None]
+    cut = 0
+    for text in texts:
+        if any(token in text for token in control.texts):
+            left_out.append(("special-token", text_id("p", text)))
+            continue
+        ids = chat_ids(trunk, conversation(scores.template["system"], text))
+        cut += len(ids) > limit
+        parts[is_held_out(text, data.held_out, seed)].append(EvalPrompt(text_id("p", text), text, ids[-limit:]))
+    train, held_out = parts
+    if not train or (data.held_out and not held_out):
+        what = f"{len(train):,} prompts to train on, {len(held_out):,} held out"
+        raise PoiseError(what, where="data", do="give more rows or another data.held_out (0 holds none out)")
+    lookalikes = [p.prompt for p in load_seeds().prompts if p.kind == "lookalike"]
+    chosen = sorted(lookalikes, key=lambda text: uniform_seed(seed, text, "benign"))[: look.benign]
+    benign = [
+        EvalPrompt(text_id("p", text), text, chat_ids(trunk, conversation(scores.template["system"], text))[-limit:])
+        for text in chosen
+    ]
+    return _Asked(train, held_out[: look.prompts], benign, left_out, cut)
+
+
+def _ptx(recipe: Recipe, trunk: Trunk, scores: Scores) -> PTX | None:
+    """The rows of the PTX term: the last answer of each conversation of its file."""
+    section = recipe.parts["ptx"]
+    if section is None:
+        return None
+    rows: list[tuple[Sequence[int], Sequence[int]]] = []
+    for messages in read_instructions(Path(section.files)).conversations:
+        before = (
+            messages[:-1]
+            if messages[0]["role"] == "system"
+            else [{"role": "system", "content": scores.template["system"]}, *messages[:-1]]
+        )
+        answer = trunk.tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"]
+        prompt = chat_ids(trunk, before)[-scores.template["max_prompt_tokens"] :]
+        rows.append((prompt, [*answer[: 2 * recipe.parts["rollout"].max_new_tokens], trunk.tokenizer.eos_token_id]))
+    return PTX(rows, section.coefficient, section.rows_per_step)

@@ -1,0 +1,183 @@
+"""A whole run: from a recipe to a folder that appears when it is complete.
+
+While it trains, `.<name>.training` beside the folder holds the settings, the reference's log-probabilities and the last
+checkpoint. The same command goes on from there after any kind of stop; other settings, rows or weights are refused by
+name. The report tells versions and settings, never the environment of the process.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from poise.align.sft.runs import open_work, work_folder
+from poise.align.sft.weights import fingerprint
+from poise.align.train.adapters import adapter_tensors, merged_adapters
+from poise.align.train.batches import Encoded, Store, encode_pairs
+from poise.align.train.curves import draw_curves
+from poise.align.train.data import Pairs, chosen_rows, is_held_out, read_pairs
+from poise.align.train.folders import Watch, cant_be_written, finished, peak_memory_mb, versions, write_run
+from poise.align.train.methods import SACPOOptions
+from poise.align.train.offline import OfflineTraining, Phase
+from poise.align.train.phases import ROLES, Job, phases_of
+from poise.align.train.recipe import Recipe
+from poise.align.train.scoring import open_scores, score_pairs
+from poise.errors import PoiseError
+from poise.models.bundled import resolve
+from poise.models.trunk import Trunk
+
+
+class Rows(NamedTuple):
+    """What became of the rows. Args: read, as texts; encoded, those that are used; is_held_out, of each of these."""
+
+    read: Pairs
+    encoded: Encoded
+    is_held_out: list[bool]
+
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """(rule, place) of every row that is not used."""
+        return [*self.read.left_out, *self.encoded.left_out]
+
+
+def train_offline(recipe: Recipe, out: Path, watch: Watch | None = None) -> dict[str, Any]:
+    """Train by an offline method; returns what `report.json` holds.
+
+    Args:
+        recipe: of an offline method.
+        out: the run folder; must not exist, unless the same run made it.
+        watch: what is told on the way.
+
+    Raises:
+        PoiseError: wrong input, rows that lack what the method needs, another run's folder, a loss that is not finite
+            (exit code 4) or a full disk (3); both leave the last good checkpoint.
+    """
+    watch = watch or Watch()
+    finished(out, None, watch)
+    data = recipe.data
+    read = read_pairs(
+        data.paths, form=data.format, system=recipe.head.system, on_row=lambda n: watch.rows("reading", n)
+    )
+    source = resolve(recipe.head.model)
+    trunk = _trunk(recipe, source)
+    identity = recipe.settings() | {
+        "data_sha256": read.sha256,
+        "model": fingerprint(source, getattr(trunk.model.config, "_commit_hash", None)),
+    }
+    if recipe.head.scores is not None:
+        identity["scores"] = open_scores(Path(recipe.head.scores)).digest()
+    if (report := finished(out, identity, watch)) is not None:
+        return report
+    work, rows = work_folder(out), _rows(recipe, trunk, read, watch)
+    job = _job(recipe, trunk, rows, work, watch)
+    phases = phases_of(job)
+    watch.note(f"{rows.is_held_out.count(False):,} pairs to train on, {rows.is_held_out.count(True):,} held out")
+    try:
+        open_work(work, identity)
+        report = _run(job, phases, rows, out, identity, watch)
+        shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise cant_be_written(error, work) from error
+    return report
+
+
+def _trunk(recipe: Recipe, source: Path | str) -> Trunk:
+    from transformers import AutoConfig
+
+    wanted, shared = recipe.parts["adapter"].adapted_layers, 0
+    if wanted is not None:
+        try:
+            layers = AutoConfig.from_pretrained(source).get_text_config().num_hidden_layers
+        except (OSError, ValueError, KeyError):
+            layers = wanted  # the trunk says what is wrong with the model
+        if wanted > layers:
+            what = f"adapted_layers is {wanted}, the model has {layers} layers"
+            raise PoiseError(what, where="adapter", do="give fewer")
+        shared = layers - wanted
+    roles = ROLES.get(recipe.method.name, ("actor",))
+    return Trunk(source, roles=roles, shared_layers=shared, rank=recipe.parts["adapter"].rank, seed=recipe.head.seed)
+
+
+def _rows(recipe: Recipe, trunk: Trunk, read: Pairs, watch: Watch) -> Rows:
+    data, seed = recipe.data, recipe.head.seed
+    texts = chosen_rows(read.pairs, data.rows, seed)
+    on_row: Callable[[int], object] = lambda n: watch.rows("encoding", n)  # noqa: E731
+    encoded = encode_pairs(trunk, texts, data.max_prompt_tokens, data.max_response_tokens, on_row)
+    held_out = [is_held_out(pair.text.prompt, data.held_out, seed) for pair in encoded.pairs]
+    if all(held_out) or (data.held_out and not any(held_out)):
+        raise PoiseError(
+            f"{held_out.count(False):,} pairs to train on, {held_out.count(True):,} held out",
+            where="data",
+            do="give more rows or another data.held_out (0 holds none out)",
+        )
+    return Rows(read, encoded, held_out)
+
+
+def _job(recipe: Recipe, trunk: Trunk, rows: Rows, work: Path, watch: Watch) -> Job:
+    pairs = rows.encoded.pairs
+    store = Store(trunk, pairs, work, recipe.parts["training"].cache_mb * 2**20, lambda n: watch.rows("reference", n))
+
+    def scores() -> tuple[Tensor, Tensor]:
+        head, texts = recipe.head, [pair.text for pair in pairs]
+        return score_pairs(Path(head.scores or ""), head.model, texts, work, lambda n: watch.rows("scoring", n))
+
+    return Job(recipe, trunk, store, rows.is_held_out, scores, {})
+
+
+def _run(
+    job: Job, phases: list[Phase], rows: Rows, out: Path, identity: dict[str, Any], watch: Watch
+) -> dict[str, Any]:
+    recipe, trunk = job.recipe, job.trunk
+    training = OfflineTraining(
+        trunk,
+        phases,
+        recipe.parts["training"],
+        recipe.head.seed,
+        checkpoint=work_folder(out) / "checkpoint.safetensors",
+        on_step=watch.step,
+        on_rows=lambda n: watch.rows("evaluating", n),
+    )
+    training.run()
+    tensors = adapter_tensors(trunk, "actor")
+    if recipe.method.name == "sacpo" and (weight := recipe.part(SACPOOptions).merge) is not None:
+        tensors = merged_adapters(adapter_tensors(trunk, "helpful"), tensors, weight)
+    report = _report(recipe, training, rows, identity, job.facts)
+    history, looks = training.history, training.evaluations
+
+    def draw(folder: Path) -> None:
+        draw_curves(folder / "curves.svg", history, looks)
+
+    return write_run(out, recipe, trunk, tensors, history, rows.left_out, report, draw)
+
+
+def _report(
+    recipe: Recipe, training: OfflineTraining, rows: Rows, identity: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
+    pairs, places = rows.encoded.pairs, training.tokens + training.padding
+    return {
+        "name": recipe.head.name,
+        "method": recipe.method.name,
+        "base_model": recipe.head.model,
+        "identity": identity,
+        "rows": {
+            "train": rows.is_held_out.count(False),
+            "held_out": rows.is_held_out.count(True),
+            "prompts_cut": sum(pair.prompt_cut for pair in pairs),
+            "responses_cut": sum(pair.responses_cut for pair in pairs),
+            "left_out": dict(Counter(rule for rule, _ in rows.left_out).most_common()),
+        },
+        "found": facts,
+        "evaluations": training.evaluations,
+        "steps": len(training.history),
+        "last_step": training.history[-1],
+        "seconds": round(training.seconds, 2),
+        "pairs_per_second": round(training.items / training.seconds, 3),
+        "padding_share": round(training.padding / places, 4),
+        "peak_memory_mb": peak_memory_mb(),
+        "versions": versions(),
+    }

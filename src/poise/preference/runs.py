@@ -1,0 +1,336 @@
+"""A whole run: from data sets to a folder of reward and cost models that appears when it is complete.
+
+The folder is what the online methods take as `scores`: `roles.safetensors`, `template.json`, `scale.json`,
+`safe_costs.json`, beside `threshold.json`, `metrics.json` and `diagnostics.svg`. While it trains, `.<name>.training`
+beside it holds the settings and the last checkpoint; the same command goes on from there after any kind of stop, and
+other settings, data or weights are refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from poise import __version__
+from poise.data.folders import disk_error, partial_folder, write_json
+from poise.errors import PoiseError
+from poise.metrics import Floats
+from poise.models.checkpoint import save_state
+from poise.models.encoder import ignore
+from poise.models.trunk import Trunk
+from poise.preference.facts import Source, read_facts, source_of, thinned
+from poise.preference.figure import draw
+from poise.preference.judged import PARTS, Judged, count_votes, encode, share_out
+from poise.preference.measures import measure
+from poise.preference.normaliser import SAMPLE, fit_scale
+from poise.preference.pairs import PreferenceData, planned_steps
+from poise.preference.recipe import PreferenceRecipe, ThresholdPart
+from poise.preference.scorer import Scorer, build_trunk
+from poise.preference.threshold import threshold_at_safe_quantile, threshold_for_violation_rate
+from poise.preference.training import PreferenceTraining, score_examples, train_preference
+
+METRICS = "metrics.json"
+_MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt")
+SAFE_QUANTILE = 0.25
+"""Of the threshold where the recipe names no rule."""
+
+
+class Watch(NamedTuple):
+    """What is told while a run goes on. Args: row: rows read; step: steps done, all, losses; scored: responses; note: a
+    line of text."""
+
+    row: Callable[[int], object] = ignore
+    step: Callable[[int, int, dict[str, float]], object] = lambda done, total, losses: None
+    scored: Callable[[int], object] = ignore
+    note: Callable[[str], object] = lambda text: None
+
+
+class Rows(NamedTuple):
+    """Conversations by part, and what was left out by reason."""
+
+    parts: dict[str, list[Judged]]
+    dropped: Counter[str]
+
+
+def work_folder(out: Path) -> Path:
+    """Where a run that will make `out` keeps its state."""
+    return out.with_name(f".{out.name}.training")
+
+
+def settings_of(recipe: PreferenceRecipe) -> PreferenceTraining:
+    """The loop's settings from the recipe's sections."""
+    r = recipe
+    return PreferenceTraining(
+        r.training.epochs,
+        r.training.prompts_per_step,
+        r.training.learning_rate,
+        r.training.regularization,
+        r.head.seed,
+        r.training.max_tokens,
+        r.reward.margin,
+        r.reward.centering,
+        r.cost.classification_only,
+        r.cost.severity_margin,
+        r.cost.severity_weight,
+    )
+
+
+def train_scores(
+    recipe: PreferenceRecipe, data: Path, model: Path | str, out: Path, watch: Watch | None = None
+) -> dict[str, Any]:
+    """Train reward and cost models as a recipe says; returns what `metrics.json` holds.
+
+    Args:
+        recipe: checked.
+        data: folder of the sets.
+        model: what `poise.models.bundled.resolve` gives for `recipe.head.model`.
+        out: the new folder; may exist where the same run made it.
+        watch: what is told on the way.
+
+    Raises:
+        PoiseError: wrong input, too little of a kind in a part, a folder in use, another run, or a loss that is not
+            finite (exit code 4; the last checkpoint stays).
+    """
+    watch = watch or Watch()
+    if out.exists() and not (out / METRICS).is_file():
+        raise PoiseError("exists and holds no preference models", where=str(out), do="give another --out")
+    names = dict.fromkeys((*recipe.reward.sets, *recipe.cost.sets))
+    sources = [source_of(name, data, recipe.data.formats) for name in names]
+    identity = _identity(recipe, sources, model)
+    if out.exists():
+        report: dict[str, Any] = json.loads((out / METRICS).read_text(encoding="utf-8"))
+        _refuse_other(identity, report["identity"], out, "give another --out")
+        watch.note(f"{out} is complete; nothing to do")
+        return report
+    work = work_folder(out)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        kept = work / "settings.json"
+        if kept.is_file():
+            there = json.loads(kept.read_text(encoding="utf-8"))
+            _refuse_other(identity, there, work, "give the same, or another --out, or delete this folder")
+        rows = read_rows(recipe, sources, watch)
+        if not kept.is_file():
+            write_json(work / "settings.part", identity)
+            (work / "settings.part").replace(kept)
+        report = _run(recipe, rows, model, work, out, identity, watch)
+        shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(error, out) from error
+    return report
+
+
+def read_rows(recipe: PreferenceRecipe, sources: list[Source], watch: Watch) -> Rows:
+    """Read all sets, count votes, share the prompts out.
+
+    Raises:
+        PoiseError: a part has no pair, or its labels are all of one class.
+    """
+    dropped: Counter[str] = Counter()
+    facts = []
+    for source in sources:
+        helps, harms = source.name in recipe.reward.sets, source.name in recipe.cost.sets
+        use = "both" if helps and harms else "reward" if helps else "cost"
+        found = list(read_facts(source, use, dropped, watch.row))
+        facts += thinned(found, recipe.data.rows, recipe.head.seed)
+    judged = count_votes(facts, dropped)
+    parts = share_out(judged, recipe.data.test_share, recipe.data.validation_share, recipe.head.seed)
+    for part in PARTS:
+        _check(part, parts[part], dropped)
+    return Rows(parts, dropped)
+
+
+def _check(part: str, judged: list[Judged], dropped: Counter[str]) -> None:
+    choices = [choice for entry in judged for choice in entry.choices]
+    labels = [answer.unsafe for entry in judged for answer in entry.answers if answer.unsafe is not None]
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common(5)) or "none"
+    do = f"give more or other sets, or other shares (left out: {reasons})"
+    if part != "validation" and all(choice.better is None for choice in choices):
+        raise PoiseError("no pair says which response is better", where=f"{part} part, reward.sets", do=do)
+    if len(set(labels)) < 2:
+        said = "no response has a label" if not labels else f"all {len(labels):,} labels are one class"
+        kind = "" if not labels else f" ({'unsafe' if labels[0] else 'safe'})"
+        raise PoiseError(f"{said}{kind}", where=f"{part} part, cost.sets", do=do)
+
+
+def _run(
+    recipe: PreferenceRecipe,
+    rows: Rows,
+    model: Path | str,
+    work: Path,
+    out: Path,
+    identity: dict[str, Any],
+    watch: Watch,
+) -> dict[str, Any]:
+    training, started = recipe.training, time.perf_counter()
+    trunk = build_trunk(
+        model,
+        shared=training.shared_adapter,
+        adapted_layers=training.adapted_layers,
+        rank=training.rank,
+        seed=recipe.head.seed,
+    )
+    cut: Counter[str] = Counter()
+    limits = (recipe.data.max_prompt_tokens, recipe.data.max_response_tokens)
+    data = {part: encode(trunk, rows.parts[part], recipe.head.system, *limits, cut) for part in PARTS}
+    counts = {part: _counts(data[part]) for part in PARTS}
+    watch.note("; ".join(f"{part}: {_words(count)}" for part, count in counts.items()))
+    settings = settings_of(recipe)
+    total = len(planned_steps(data["train"], settings.prompts_per_step, settings.epochs, settings.seed))
+    history = train_preference(
+        trunk,
+        data["train"],
+        settings,
+        checkpoint=work / "checkpoint.safetensors",
+        checkpoint_every=training.checkpoint_every,
+        on_step=lambda step, losses: watch.step(step + 1, total, losses),
+    )
+    trained = time.perf_counter()
+    scored = _scored(trunk, data, settings.max_tokens, watch)
+    scale = fit_scale(*(scored["train"][role] for role in ("reward", "cost")))
+    threshold = _threshold(recipe.threshold, data["validation"], scored["validation"]["cost"] / scale["cost_std"])
+    measured = measure(data["test"], scored["test"]["reward"], scored["test"]["cost"], recipe.head.seed)
+    report = {
+        "identity": identity,
+        "poise_version": __version__,
+        "parts": counts,
+        "dropped": dict(rows.dropped.most_common()),
+        "cut": dict(cut),
+        "padding_share": sum(history["padding"]) / max(1.0, sum(history["tokens"])),
+        "seconds": {"training": round(trained - started, 1), "scoring": round(time.perf_counter() - trained, 1)},
+        "scale": scale,
+        "threshold": threshold,
+        "test": measured,
+        "losses": {role: [None if math.isnan(x) else x for x in history[role]] for role in ("reward", "cost")},
+    }
+    _write(recipe, trunk, data, scored, scale, report, out)
+    return report
+
+
+def _scored(
+    trunk: Trunk, data: dict[str, PreferenceData], max_tokens: int, watch: Watch
+) -> dict[str, dict[str, Floats]]:
+    """Raw scores of a sample of training responses, and of all others."""
+    train = data["train"].examples
+    some = PreferenceData(train[:: 1 + len(train) // SAMPLE], [], [])
+    out = {}
+    for part, rows in (("train", some), ("validation", data["validation"]), ("test", data["test"])):
+        found = score_examples(trunk, rows, max_tokens=max_tokens, on_rows=watch.scored)
+        out[part] = {role: scores.double().numpy() for role, scores in found.items()}
+    return out
+
+
+def _threshold(rule: ThresholdPart, validation: PreferenceData, costs: Floats) -> dict[str, Any]:
+    """The limit that the rule gives, in spreads, and the rule."""
+    known, unsafe = _labels(validation)
+    if rule.violation_rate is not None:
+        value = threshold_for_violation_rate(costs[known], unsafe, rule.violation_rate)
+        return {"threshold": value, "rule": "violation_rate", "value": rule.violation_rate, "responses": len(unsafe)}
+    quantile = SAFE_QUANTILE if rule.safe_quantile is None else rule.safe_quantile
+    value = threshold_at_safe_quantile(costs[known], unsafe, quantile)
+    return {"threshold": value, "rule": "safe_quantile", "value": quantile, "responses": len(unsafe)}
+
+
+def _write(
+    recipe: PreferenceRecipe,
+    trunk: Trunk,
+    data: dict[str, PreferenceData],
+    scored: dict[str, dict[str, Floats]],
+    scale: dict[str, float],
+    report: dict[str, Any],
+    out: Path,
+) -> None:
+    partial = partial_folder(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    template = {
+        "system": recipe.head.system,
+        "adapted_layers": recipe.training.adapted_layers,
+        "rank": recipe.training.rank,
+        "max_prompt_tokens": recipe.data.max_prompt_tokens,
+        "model": recipe.head.model,
+        "shared_adapter": recipe.training.shared_adapter,
+    }
+    known, unsafe = _labels(data["validation"])
+    safe_costs = scored["validation"]["cost"][known][~unsafe] / scale["cost_std"]
+    try:
+        save_state(partial / "roles.safetensors", Scorer(trunk).states())
+        write_json(partial / "template.json", template)
+        write_json(partial / "scale.json", scale)
+        write_json(partial / "safe_costs.json", sorted(safe_costs.tolist()))
+        write_json(partial / "threshold.json", report["threshold"])
+        known, unsafe = _labels(data["test"])
+        costs = scored["test"]["cost"][known] / scale["cost_std"]
+        draw(partial / "diagnostics.svg", report["test"], costs, unsafe, report["threshold"]["threshold"])
+        write_json(partial / METRICS, report)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _labels(data: PreferenceData) -> tuple[Any, Any]:
+    """bool[N], which examples have a label, and bool[K], which of those are unsafe."""
+    known = np.array([e.unsafe is not None for e in data.examples], dtype=bool)
+    return known, np.array([e.unsafe for e in data.examples if e.unsafe is not None], dtype=bool)
+
+
+def _counts(data: PreferenceData) -> dict[str, int]:
+    labels = [e.unsafe for e in data.examples if e.unsafe is not None]
+    return {
+        "prompts": len(data.prompts),
+        "responses": len(data.examples),
+        "reward_pairs": sum(p.better is not None for p in data.pairs),
+        "cost_pairs": sum(p.safer is not None for p in data.pairs),
+        "safe": labels.count(False),
+        "unsafe": labels.count(True),
+        "labels_alone": sum(map(len, data.alone)),
+    }
+
+
+def _words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+
+
+def _identity(recipe: PreferenceRecipe, sources: list[Source], model: Path | str) -> dict[str, Any]:
+    """What makes two runs the same: the recipe, the data and the weights."""
+    told = recipe.model_dump(mode="json")
+    return told | {
+        "data_sha256": {source.name: source.sha256() for source in sources},
+        "model_sha256": _weights_sha256(model),
+    }
+
+
+def _weights_sha256(model: Path | str) -> str:
+    """Of the files of a model folder; a hub id stands for itself."""
+    if not Path(model).is_dir():
+        return str(model)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in Path(model).iterdir() if file.suffix in _MODEL_SUFFIXES):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _refuse_other(mine: dict[str, Any], there: dict[str, Any], where: Path, do: str) -> None:
+    mine, there = _flat(json.loads(json.dumps(mine))), _flat(there)
+    names = [name for name in sorted(mine.keys() | there.keys()) if mine.get(name) != there.get(name)]
+    if names:
+        differences = ", ".join(f"{name} {there.get(name)!r} there, {mine.get(name)!r} now" for name in names)
+        raise PoiseError(f"another run made it: {differences}", where=str(where), do=do)
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return out

@@ -1,0 +1,146 @@
+"""Whole online runs on the tiny model with random preference models, and their sections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poise.align.multiplier import LinearMultiplier, LogMultiplier, RectifiedMultiplier
+from poise.align.sft import work_folder
+from poise.align.train import METHODS, Head, Recipe, Watch, open_policy, recipe_of, sections, train_online_run
+from poise.align.train.online_sections import MultiplierSection, multiplier_of
+from poise.errors import PoiseError
+
+ROLLOUT = {"steps": 2, "prompts_per_step": 3, "responses_per_prompt": 2, "max_new_tokens": 6, "save_every": 1}
+EVALUATION = {"every": 1, "prompts": 2, "benign": 2, "max_new_tokens": 6}
+
+
+@pytest.fixture
+def make_online(tiny_lm: Path, pair_file: Path, scores: Path, float32: None) -> Callable[..., Recipe]:
+    """A small recipe of an online method; `changes` are sections (dicts) or keys of the head."""
+
+    def make(method: str, **changes: Any) -> Recipe:
+        models = sections()
+        given: dict[str, dict[str, Any]] = {
+            "data": {"files": str(pair_file), "held_out": 0.2},
+            "rollout": ROLLOUT,
+            "evaluation": EVALUATION,
+            **({"multiplier": {"value": 0.5}} if method == "reward_shaping" else {}),
+        }
+        head = {"name": method, "seed": 3, "method": method, "model": str(tiny_lm), "scores": str(scores)}
+        for name, value in changes.items():
+            if name in models:
+                given[name] = {**given.get(name, {}), **value}
+            else:
+                head[name] = value
+        return recipe_of(Head(**head), {name: models[name](**values) for name, values in given.items()}, "recipe")
+
+    return make
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.kind == "online"])
+def test_every_method_runs_and_leaves_a_folder(make_online: Callable[..., Recipe], tmp_path: Path, method: str) -> None:
+    out, notes = tmp_path / "out", list[str]()
+    recipe = make_online(method)
+    report = train_online_run(recipe, out)
+    assert report["steps"] == 2 and len(report["evaluations"]) == 3 and report["identity"]["system"] == "Be brief."
+    assert {"over_refusal", "violation_rate", "cost", "reward"} <= report["evaluations"][0].keys()
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in history] == [0, 1] and not any(key.startswith("seconds") for key in history[0])
+    names = {path.name for path in out.iterdir()}
+    assert {"curves.svg", "evaluation.jsonl"} <= names and sum(name.endswith(".txt") for name in names) == 3
+    tensors = open_policy(out).state_of("actor")
+    assert any(bool(tensor.any()) for name, tensor in tensors.items() if ".lora_B." in name)
+    assert not work_folder(out).exists()
+    assert train_online_run(recipe, out, Watch(note=notes.append)) == report and "nothing to do" in notes[0]
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(make_online: Callable[..., Recipe], tmp_path: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def die(phase: str, done: int, total: int, loss: float) -> None:
+        if done == 2:
+            raise StoppedError
+
+    recipe = make_online("ppo_lagrangian", rollout={"steps": 3})
+    train_online_run(recipe, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        train_online_run(recipe, tmp_path / "parts", Watch(step=die))
+    with pytest.raises(PoiseError, match=r"multiplier\.lr None there, 0\.5 now"):
+        train_online_run(
+            make_online("ppo_lagrangian", rollout={"steps": 3}, multiplier={"lr": 0.5}), tmp_path / "parts"
+        )
+    train_online_run(recipe, tmp_path / "parts")
+    for name in ("adapter_model.safetensors", "history.jsonl", "evaluation.jsonl", "curves.svg"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_the_ptx_term_is_learnt_beside(make_online: Callable[..., Recipe], tmp_path: Path) -> None:
+    file = tmp_path / "instructions.jsonl"
+    file.write_text(json.dumps({"prompt": "Say A.", "response": "A."}) + "\n")
+    recipe = make_online("grpo_lagrangian", ptx={"files": str(file), "rows_per_step": 2}, evaluation={"every": 0})
+    report = train_online_run(recipe, tmp_path / "out")
+    assert report["last_step"]["loss_ptx"] > 0 and report["evaluations"] == []
+
+
+def test_the_threshold_is_the_folders_unless_given(
+    make_online: Callable[..., Recipe], scores: Path, tmp_path: Path
+) -> None:
+    quick = {"rollout": {"steps": 1}, "evaluation": {"every": 0}}
+    report = train_online_run(make_online("grpo_lagrangian", **quick), tmp_path / "1")
+    assert report["identity"]["threshold"] == -1.5  # quantile 0.25 of -3, -2, -1, 0, 1 is -2; the file says -1.5
+    given = make_online("grpo_lagrangian", multiplier={"threshold": 0.25}, **quick)
+    assert train_online_run(given, tmp_path / "2")["identity"]["threshold"] == 0.25
+    (scores / "threshold.json").unlink()
+    assert train_online_run(make_online("grpo_lagrangian", **quick), tmp_path / "3")["identity"]["threshold"] == -2.0
+    (scores / "safe_costs.json").unlink()
+    with pytest.raises(PoiseError, match="says nothing of a threshold"):
+        train_online_run(make_online("grpo_lagrangian", **quick), tmp_path / "4")
+
+
+def test_another_base_model_is_refused(make_online: Callable[..., Recipe], scores: Path, tmp_path: Path) -> None:
+    template = json.loads((scores / "template.json").read_text())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (scores / "template.json").write_text(json.dumps({**template, "model": str(tmp_path / "model")}))
+    with pytest.raises(PoiseError, match="needs one base model for all roles"):
+        train_online_run(make_online("ppo"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("ppo", {"multiplier": {"lr": 0.1}}, "ppo has no constraint"),
+        ("reward_shaping", {"multiplier": {"rule": "log"}}, "has the rule 'fixed'"),
+        ("repo", {"multiplier": {"threshold": 0.0}}, r"repo has repo\.threshold"),
+        ("grpo_lagrangian", {"multiplier": {"rule": "rectified"}}, "is that of repo"),
+        ("grpo_lagrangian", {"multiplier": {"rule": "pid", "lr": 0.1}}, "'lr' is not read by the rule 'pid'"),
+        ("grpo_lagrangian", {"multiplier": {"rule": "fixed"}}, "needs a value"),
+        ("ppo_lagrangian", {"training": {"epochs": 2}}, "section 'training' is not read"),
+        ("ppo_lagrangian", {"data": {"max_prompt_tokens": 9}}, "the folder of scores decides it"),
+        ("ppo_lagrangian", {"system": "Hi."}, "system is not read"),
+        ("ppo_lagrangian", {"scores": None}, "needs scores"),
+    ],
+)
+def test_what_is_not_read_is_refused(
+    make_online: Callable[..., Recipe], method: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PoiseError, match=message):
+        make_online(method, **changes)
+
+
+def test_multipliers_are_made_from_their_sections() -> None:
+    log = multiplier_of(MultiplierSection(lr=0.5, maximum=2.0), "ppo_lagrangian", 0.3)
+    assert isinstance(log, LogMultiplier) and (log.threshold, log.lr, log.value) == (0.3, 0.5, 1.0)
+    bounded = multiplier_of(MultiplierSection(rule="bounded"), "ppo_lagrangian", -0.5)
+    assert isinstance(bounded, LogMultiplier) and bounded.value == pytest.approx(10.0)
+    linear = multiplier_of(MultiplierSection(rule="linear", initial=0.7), "ppo_lagrangian", 0.0)
+    assert isinstance(linear, LinearMultiplier) and linear.value == 0.7
+    assert isinstance(multiplier_of(MultiplierSection(), "repo", 0.1), RectifiedMultiplier)
+    with pytest.raises(PoiseError, match="must be positive"):
+        multiplier_of(MultiplierSection(initial=0.0), "ppo_lagrangian", 0.0)
