@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from poise.data import load_seeds, uniform_seed
+from poise.data import Judgement, QARow, load_seeds, uniform_seed
 from poise.data.adapters.registry import format_of
 from poise.data.columns import response_hash
 from poise.data.crosswalked import map_tables
@@ -199,10 +199,21 @@ def _targets(label: PartialLabel) -> tuple[tuple[float, ...], tuple[float, float
     return categories, (1.0 if label.safe is False else NAN, NAN, NAN)
 
 
-def row_of(prompt: str, response: str, label: PartialLabel, source: str, part: str) -> Row:
-    """The row of one labelled answer."""
-    categories, at_least = _targets(label)
-    return Row(prompt, response, source, part, categories, at_least, NAN)
+def row_of(answer: QARow, judgement: Judgement, part: str) -> Row:
+    """What one judgement teaches: a label all, "safe" that no harm is there, "unsafe" only that some is.
+
+    Args:
+        judgement: of the question "label" or "safe", with a value.
+    """
+    if judgement.question == "safe":
+        told = PartialLabel(safe=bool(judgement.value))
+    else:
+        label = judgement.label()
+        told = PartialLabel(
+            safe=label.safe, categories=tuple(c.value for c in label.categories), severity=int(label.severity)
+        )
+    categories, at_least = _targets(told)
+    return Row(answer.prompt, answer.response, answer.provenance.source, part, categories, at_least, NAN)
 
 
 def labelled_rows(tables: Tables) -> list[Row]:

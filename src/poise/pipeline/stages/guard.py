@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from poise.data import Judgement, uniform_seed
+from poise.data import uniform_seed
 from poise.pipeline.context import StageContext
 from poise.pipeline.stages.common import PEOPLE, Settings, final_judgements, model_source, read_corpus
 
@@ -32,6 +32,7 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
     from poise.guard.fit.apply import TrainedGuard
     from poise.guard.fit.model import GuardModel
     from poise.guard.fit.plan import TrainingPlan
+    from poise.guard.fit.rows import row_of
     from poise.guard.fit.run import Watch, learn
 
     corpus = read_corpus(ctx, "annotate")
@@ -48,7 +49,7 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
         )
     share = settings.calibration_share * 2**63
     held = [uniform_seed(ctx.seed, "guard calibration", r.prompt) < share for r in train]
-    known = [_known(r.prompt, r.response, judged[r.id]) for r in train]
+    known = [row_of(r, judged[r.id], "train") for r in train]
     source = model_source(ctx, "encoder")
     model = GuardModel(source, max_length=settings.max_length, seed=ctx.seed)
     fields = settings.model_dump(exclude={"people_only", "max_length", "calibration_share"})
@@ -169,19 +170,6 @@ def _category_prior(train: Any) -> Any:
         return total.most_common(1)[0][0] if total else (0 if label.safe else 2)
 
     return prior
-
-
-def _known(prompt: str, response: str, judgement: Judgement) -> Any:
-    from poise.data.records import PartialLabel
-    from poise.guard.fit.rows import row_of
-
-    if judgement.question == "safe":
-        told = PartialLabel(safe=bool(judgement.value))
-    else:
-        label = judgement.label()
-        names = tuple(c.value for c in sorted(label.categories, key=lambda c: c.index))
-        told = PartialLabel(safe=label.safe, categories=names, severity=int(label.severity))
-    return row_of(prompt, response, told, "run", "train")
 
 
 def _safe(judgement: Any) -> bool:
