@@ -3,10 +3,10 @@
     python benchmarks/guard_ablation.py recipes/guard-starter.yaml --data DIR --out DIR/ablation
 
 Every variant is the plan at a smaller size (`--rows` of each set, `--epochs`), with one thing left out, trained and
-measured by `poise guard train`'s own code. Mean AUROC of "unsafe" on the sets that no variant trains on, and on the
-test rows of the training sets that the whole plan has (with at least 50 rows); severity on graded rows; and the mean
-AUROC on answers in every disguise of `guard_obfuscation.py`. A variant that is there is not trained again, so a stopped
-run goes on. `--seeds 2` trains all twice: how far the whole plan's own numbers stand apart is the noise to read by.
+measured by `poise guard train`'s own code on the whole plan's split. Mean AUROC of "unsafe" on the sets that no
+variant trains on, and on the test rows of the training sets (with at least 50 rows); severity on graded rows; and the
+mean AUROC on answers in every disguise of `guard_obfuscation.py`. A variant that is there is not trained again, so a
+stopped run goes on. `--seeds 2` trains all twice: how far the whole plan's own numbers stand apart is the noise to read by.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ from guard_obfuscation import disguise, read
 
 from poise import metrics
 from poise.cli.guard import read_guard_plan
+from poise.data import uniform_seed
 from poise.data.folders import write_json
-from poise.guard.fast.opening import open_guard
+from poise.data.tables import Tables
+from poise.guard.calibration import probabilities
+from poise.guard.fit.enrich import enrich
+from poise.guard.fit.model import GuardModel
 from poise.guard.fit.plan import SetUse
-from poise.guard.fit.run import Plan, Watch, train_guard
+from poise.guard.fit.rows import Row, prepare, rows_of
+from poise.guard.fit.run import Plan, Watch, learn, measure
 from poise.guard.obfuscation import OBFUSCATIONS
+from poise.models.bundled import resolve
 
 SOURCES = {
     "our seeds": ("seeds",),
@@ -88,31 +94,34 @@ def row_of(measured: dict[str, Any], disguised: float) -> dict[str, float]:
     }
 
 
-def disguised_auroc(folder: Path, texts: Sequence[Any], harmful: np.ndarray) -> float:
-    """Mean over all disguises of the AUROC on the same answers."""
-    guard = open_guard(folder)
-    return float(
-        np.mean(
-            [
-                metrics.auroc(np.asarray(guard.probabilities(disguise(texts, name)).unsafe), harmful)
-                for name in OBFUSCATIONS
-            ]
-        )
+def trained(
+    plan: Plan, tables: Tables, texts: Sequence[Any], harmful: np.ndarray, test_rows: int, checkpoint: Path
+) -> dict[str, float]:
+    """Train one variant and measure it; the split is that of the whole plan's tables."""
+    rows = enrich(rows_of(tables, plan.data, plan.seed), plan.data, plan.seed)
+    train, held = ([row for row in rows if row.part == part] for part in ("train", "calibration"))
+    test: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: uniform_seed(0, "ablation", row.prompt)):
+        if row.part == "test" and len(own := test.setdefault(row.source, [])) < test_rows:
+            own.append(row)
+    tested = [row for own in test.values() for row in own]
+    how = plan.model
+    model = GuardModel(
+        resolve(how.encoder), max_length=how.max_length, lora_rank=how.lora_rank, dropout=how.dropout, seed=plan.seed
     )
 
+    def step(done: int, total: int, loss: float) -> None:
+        if done % 25 == 0 or done == total:
+            print(f"  {done}/{total} loss {loss:.3f}", flush=True)
 
-def trained(name: str, plan: Plan, data: Path, folder: Path) -> dict[str, Any]:
-    """The metrics of one variant, trained where it is not there yet."""
-    if not folder.exists():
-        print(f"training without {name}, seed {plan.seed}", flush=True)
-
-        def step(done: int, total: int, loss: float) -> None:
-            if done % 25 == 0 or done == total:
-                print(f"  {done}/{total} loss {loss:.3f}", flush=True)
-
-        train_guard(plan, data, folder, Watch(step=step))
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return found
+    fitted = learn(model, train, held, plan.training, plan.seed, checkpoint=checkpoint, watch=Watch(step=step))
+    logits = fitted.calibration.apply(model.logits([(row.prompt, row.response) for row in tested]))
+    measured = measure(logits, tested, train, fitted.limits[0], fitted.cuts)
+    scores = [
+        probabilities(fitted.calibration.apply(model.logits(disguise(texts, name)))).unsafe for name in OBFUSCATIONS
+    ]
+    checkpoint.unlink(missing_ok=True)
+    return row_of(measured, float(np.mean([metrics.auroc(score, harmful) for score in scores])))
 
 
 def table(rows: dict[str, list[dict[str, float]]], held_out: set[str], show: Callable[[str], object] = print) -> None:
@@ -149,22 +158,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=300, help="training rows of each set")
+    parser.add_argument("--test-rows", type=int, default=400, help="rows of each set that are measured")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--each-source", action="store_true", help="sets one by one instead of in groups")
     told = parser.parse_args()
     whole = read_guard_plan(told.plan, None)
-    rows: dict[str, list[dict[str, float]]] = {}
     told.out.mkdir(parents=True, exist_ok=True)
+    tables = prepare(whole.data, told.data, told.out, whole.seed, print)
     with tempfile.TemporaryDirectory() as work:
         texts, harmful, _ = read("beavertails_test", told.data, Path(work), 200)
-    held_out = {name for name, use in whole.data.sets.items() if use.use == "test"}
+    file = told.out / "rows.json"
+    rows: dict[str, list[dict[str, float]]] = json.loads(file.read_text()) if file.exists() else {}
     for seed in range(told.seeds):
-        for number, (name, plan) in enumerate(variants(whole, told.each_source)):
-            folder = told.out / f"seed{seed}-{number:02d}"
-            measured = trained(name, smaller(plan, told.rows, told.epochs, seed), told.data, folder)
-            rows.setdefault(name, []).append(row_of(measured, disguised_auroc(folder, texts, harmful)))
-            write_json(told.out / "rows.json", rows)
+        for name, plan in variants(whole, told.each_source):
+            if len(rows.get(name, [])) <= seed:
+                print(f"without {name}, seed {seed}", flush=True)
+                small = smaller(plan, told.rows, told.epochs, seed)
+                found = trained(small, tables, texts, harmful, told.test_rows, told.out / "checkpoint.safetensors")
+                rows.setdefault(name, []).append(found)
+                write_json(file, rows)
+    held_out = {name for name, use in whole.data.sets.items() if use.use == "test"}
     table(rows, held_out)
 
 
