@@ -6,7 +6,8 @@ Every variant is the plan at a smaller size (`--rows` of each set, `--epochs`), 
 measured by `poise guard train`'s own code on the whole plan's split. Mean AUROC of "unsafe" on the sets that no
 variant trains on, and on the test rows of the training sets (with at least 50 rows); severity on graded rows; and the
 mean AUROC on answers in every disguise of `guard_obfuscation.py`. A variant that is there is not trained again, so a
-stopped run goes on. `--seeds 2` trains all twice: how far the whole plan's own numbers stand apart is the noise to read by.
+stopped run goes on. `--seeds 2` trains all twice: how far the whole plan's own numbers stand apart is the noise to
+read by.
 """
 
 from __future__ import annotations
