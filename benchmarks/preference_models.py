@@ -26,7 +26,7 @@ from poise.models.bundled import resolve
 from poise.models.trunk import Trunk
 from poise.preference.facts import source_of
 from poise.preference.judged import Judged, encode
-from poise.preference.measures import Items
+from poise.preference.measures import Items, Scores
 from poise.preference.pairs import Example, Pair, PreferenceData, planned_steps
 from poise.preference.recipe import SYSTEM, PreferenceRecipe
 from poise.preference.runs import Watch, read_rows
@@ -108,10 +108,7 @@ def ours(args: Any, model: Any, kinds: dict[str, PreferenceData], tests: dict[st
         history = train_preference(trunk, data, settings_of(args))
         seconds = time.perf_counter() - started
         padding = sum(history["padding"]) / sum(history["tokens"])
-        scores = {
-            name: score_examples(trunk, some[kind], max_tokens=4096)[kind].double().numpy()
-            for name, some in (("train", kinds), ("test", tests))
-        }
+        scores = scored(trunk, kind, data, tests[kind])
         report(f"Poise, {kind} adapter", kind, data, tests[kind], scores, seconds, args.seed)
         print(f"    padding {100 * padding:.1f} %", flush=True)
     trunk = new_trunk(model, args, shared=True)
@@ -120,11 +117,14 @@ def ours(args: Any, model: Any, kinds: dict[str, PreferenceData], tests: dict[st
     train_preference(trunk, both, settings_of(args))
     seconds = time.perf_counter() - started
     for kind, data in kinds.items():
-        scores = {
-            name: score_examples(trunk, some[kind], max_tokens=4096)[kind].double().numpy()
-            for name, some in (("train", kinds), ("test", tests))
-        }
+        scores = scored(trunk, kind, data, tests[kind])
         report(f"Poise, one adapter, {kind} head", kind, data, tests[kind], scores, seconds, args.seed)
+
+
+def scored(trunk: Trunk, kind: str, train: PreferenceData, test: PreferenceData) -> dict[str, Scores]:
+    """Of the test rows, and of the training rows where the best point is looked for."""
+    parts = {"test": test} | ({"train": train} if kind == "cost" else {})
+    return {name: score_examples(trunk, part, max_tokens=4096)[kind].double().numpy() for name, part in parts.items()}
 
 
 def joined(first: PreferenceData, second: PreferenceData) -> PreferenceData:
@@ -185,7 +185,7 @@ def report(
     kind: str,
     train: PreferenceData,
     test: PreferenceData,
-    scores: dict[str, np.ndarray[Any, np.dtype[np.float64]]],
+    scores: dict[str, Scores],
     seconds: float,
     seed: int,
 ) -> None:

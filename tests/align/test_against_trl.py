@@ -70,18 +70,20 @@ def test_dpo_and_ipo(tmp_path: Path, loss_type: str, ours: DPO | IPO, average: b
         torch.testing.assert_close(our, their, rtol=1e-5, atol=1e-5)
 
 
-def test_reward(tmp_path: Path) -> None:
-    """TRL centres by the mean of (r_w + r_l)^2, we by r_w^2 + r_l^2 as Safe RLHF does; so both are switched off."""
+@pytest.mark.parametrize(("centering", "margins"), [(None, False), (0.3, False), (None, True), (0.3, True)])
+def test_reward(tmp_path: Path, centering: float | None, margins: bool) -> None:
+    """With and without centring and margins; the squares of Safe RLHF, which TRL has not, are off."""
     from datasets import Dataset
     from transformers import LlamaForSequenceClassification
 
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(config(num_labels=1))
-    args = arguments(trl.RewardConfig, tmp_path, center_rewards_coefficient=None)
-    rows = Dataset.from_list(ROWS)
+    args = arguments(trl.RewardConfig, tmp_path, center_rewards_coefficient=centering)
+    rows = Dataset.from_list([row | ({"margin": at / 2} if margins else {}) for at, row in enumerate(ROWS)])
     trainer = trl.RewardTrainer(model, args=args, train_dataset=rows, processing_class=tokenizer())
     batch = next(iter(trainer.get_train_dataloader()))
     theirs = trainer.compute_loss(trainer.model, dict(batch))
     scores = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
-    mine = reward_loss(*scores.chunk(2), regularization=0.0).loss
+    margin = batch["margin"] if margins else 0.0
+    mine = reward_loss(*scores.chunk(2), regularization=0.0, margin=margin, centering=centering or 0.0).loss
     assert mine.item() == pytest.approx(theirs.item(), rel=1e-5)

@@ -15,8 +15,8 @@ from poise.models.trunk import Trunk, collate
 from poise.preference.diagnostics import diagnose
 from poise.preference.losses import cost_loss, reward_loss
 from poise.preference.pairs import Example, Pair, PreferenceData
+from poise.preference.scorer import ROLES
 from poise.preference.training import (
-    ROLES,
     PreferenceTraining,
     cost_step_loss,
     reward_step_loss,

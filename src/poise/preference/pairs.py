@@ -67,8 +67,9 @@ class Step(NamedTuple):
 
 
 def conversation(system: str, prompt: str) -> list[dict[str, str]]:
-    """The one conversation template that actor, reward and cost model share."""
-    return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+    """The one conversation template that actor, reward and cost model share; an empty system message is left out."""
+    asked = {"role": "user", "content": prompt}
+    return [{"role": "system", "content": system}, asked] if system else [asked]
 
 
 def tokenize(

@@ -139,8 +139,8 @@ def train_preference(
         By step: the loss of each role (NaN for a step that teaches it nothing), tokens computed, padding among them.
 
     Raises:
-        PoiseError: a loss or a gradient is not finite (exit code 4); nothing of that step is kept, the last checkpoint
-            stays, and the message names the rows.
+        PoiseError: a loss, a gradient or a weight is not finite (exit code 4); nothing of it is written, the last
+            checkpoint stays, and the message names the rows.
     """
     plan = planned_steps(data, settings.prompts_per_step, settings.epochs, settings.seed)
     scorer = Scorer(trunk, settings.max_tokens)
@@ -247,7 +247,7 @@ def _descend(found: dict[str, PreferenceLoss | None], optimizer: torch.optim.Ada
     """One step on the sum of the losses; nothing moves where there is none.
 
     Raises:
-        FloatingPointError: a loss or the gradient is not finite.
+        FloatingPointError: a loss, the gradient or a weight after the step is not finite.
     """
     losses = {role: math.nan if result is None else float(result.loss.detach()) for role, result in found.items()}
     present = [result.loss for result in found.values() if result is not None]
@@ -265,6 +265,8 @@ def _descend(found: dict[str, PreferenceLoss | None], optimizer: torch.optim.Ada
     if not math.isfinite(float(norm)):
         raise FloatingPointError(f"the gradient of {' and '.join(found)} is {float(norm)}")
     optimizer.step()
+    if not all(p.isfinite().all() for group in optimizer.param_groups for p in group["params"]):
+        raise FloatingPointError(f"the weights of {' and '.join(found)} are not finite after the step")
     return losses
 
 
