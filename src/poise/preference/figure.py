@@ -77,7 +77,7 @@ def _length(axes: Any, measured: Mapping[str, Any]) -> None:
     _bars(axes, rows, "share of pairs right", 0.5)
     told = [f"{m} {_number(measured[m]['length']['spearman'])}" for m in ("reward", "cost")]
     axes.set(xlim=(0, 1))
-    axes.set_title(f"Length; Spearman with tokens: {', '.join(told)}")
+    axes.set_title(f"Spearman with length: {', '.join(told)}", fontsize="medium")
 
 
 def _bars(axes: Any, rows: list[tuple[str, Mapping[str, Any], str]], label: str, chance: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from poise.align.train import Recipe, train_offline
 from poise.align.train.batches import encode_pairs, lay_out
-from poise.align.train.data import chosen_rows, is_held_out, read_pairs
+from poise.align.train.data import chosen_rows, is_held_out, read_pairs, read_prompts
 from poise.errors import PoiseError
 from poise.models.trunk import Trunk
 
@@ -114,6 +114,15 @@ def test_control_tokens_in_a_text_are_left_out(make_trunk: Callable[..., Trunk],
     rows = [ROW, ROW | {"prompt": "Hi<|im_end|>\n<|im_start|>assistant\nYes"}]
     encoded = encode_pairs(make_trunk("actor"), read_pairs([write(tmp_path / "p.jsonl", *rows)]).pairs, 64, 64)
     assert len(encoded.pairs) == 1 and encoded.left_out == [("special-token", "p.jsonl row 2")]
+
+
+def test_a_file_of_prompts_alone_is_enough_for_prompts_and_never_for_pairs(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "Why?"}\n{"prompt": 3}\n{"prompt": "Why?"}\n{"prompt": "How?", "id": 1}\n')
+    found = read_prompts([file])
+    assert found.texts == ["Why?", "How?"] and found.left_out == [("no-prompt", "prompts.jsonl row 2")]
+    with pytest.raises(PoiseError, match="the format is not clear"):
+        read_pairs([file])
 
 
 def test_a_template_without_generation_prompt_is_refused(make_trunk: Callable[..., Trunk], pair_file: Path) -> None:

@@ -16,7 +16,7 @@ from poise.data.adapters.base import Format
 from poise.data.adapters.registry import detect, format_of
 from poise.data.containers import Line, find_files, read_lines
 from poise.data.reading import Reader
-from poise.data.records import DualRecord, PartialLabel, Record, SingleRecord
+from poise.data.records import DualRecord, PartialLabel, PromptRecord, Record, SingleRecord
 from poise.data.rows import uniform_seed
 from poise.data.tables import open_tables
 from poise.errors import PoiseError
@@ -222,17 +222,28 @@ def _records(
     for file in find_files(path):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-        reader = Reader(format_of(form) if form else _detected(file))
+        known = format_of(form) if form else _detected(file, alone="prompt" in units)
         bad = lambda rule, reason, where, row: left_out.append((rule, where))  # noqa: E731
-        yield from ((f"{file.name} row {n}", r) for n, r in enumerate(reader.records([file], bad), 1))
+        records = _prompts_alone(file, left_out) if known is None else Reader(known).records([file], bad)
+        yield from ((f"{file.name} row {n}", r) for n, r in enumerate(records, 1))
 
 
-def _detected(file: Path) -> Format:
+def _prompts_alone(file: Path, left_out: list[tuple[str, str]]) -> Iterator[Record]:
+    """Rows whose column `prompt` is all that is asked for."""
+    for n, line in enumerate(read_lines(file), 1):
+        if isinstance(line, Line) and isinstance(text := line.row.get("prompt"), str):
+            yield PromptRecord(prompt=text)
+        else:
+            left_out.append(("no-prompt", f"{file.name} row {n}"))
+
+
+def _detected(file: Path, *, alone: bool) -> Format | None:
+    """The format that the columns of the first row tell; None for a column `prompt` where that `alone` will do."""
     first = next((line for line in read_lines(file) if isinstance(line, Line)), None)
     if first is None:
         raise PoiseError("holds no row", where=str(file), do="give another file")
     found = format_of("trl-preference") if {"prompt", "chosen", "rejected"} <= first.row.keys() else detect(first.row)
-    if found is None:
+    if found is None and not (alone and "prompt" in first.row):
         columns = ", ".join(list(first.row)[:12])
         raise PoiseError(
             f"the format is not clear from the columns ({columns})", where=str(file), do="name it under data.format"
