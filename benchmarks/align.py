@@ -7,11 +7,15 @@
 Both sides live in their own process and take turns: some steps of ours, some of TRL's, and so on. What counts is the
 median over rounds of the ratio within a round, so that a busy machine troubles both alike. Work:
 
-  tiny    Llama of 4 layers, 256 wide, SmolLM2's 49,152 words (15.5 M parameters), all weights trained
+  tiny    Llama of 4 layers, 256 wide, SmolLM2's 49,152 words (15.5 M parameters), all weights trained (`tiny`), or LoRA
+          of rank 8 on all linear layers (`tiny-lora`)
   smol    SmolLM2-135M-Instruct; LoRA of rank 8 on all linear layers (`smol`), or of the upper 10 of 30 (`upper`)
   dpo     4 pairs a step, beta 0.1; TRL once as it comes and once with `precompute_ref_log_probs`
   reward  8 pairs a step; ours trains a reward and a cost head in one pass, TRL's RewardTrainer a reward head
-  grpo    4 prompts x 4 samples of 32 tokens a step, reward and cost are word counts; ours with a moving multiplier
+  grpo    4 prompts x 4 samples of 32 tokens a step; TRL's reward and cost are word counts and there is no reference;
+          ours has a moving multiplier, and but for `tiny` a reward model, a cost model and a reference as well
+
+But for `tiny`, ours are the trainers of `poise align` as they are, checks, history and all.
 
 The rows are polite and rude answers to everyday questions, made here: about 40 tokens of prompt and 25 of answer;
 `--spread` draws answers of 5 to 200 tokens instead. AdamW, rate 1e-4, gradients clipped at 1, no accumulation, no
@@ -150,9 +154,9 @@ def task_of(case: Case, models: dict[str, str], args: argparse.Namespace) -> dic
     """What both workers read."""
     return {
         "method": case.method,
-        "model": models["tiny" if case.model == "tiny" else "smol"],
-        "layers": 30,
-        "lora": {"tiny": None, "smol": 0, "upper": 20}[case.model],
+        "model": models["tiny" if case.model.startswith("tiny") else "smol"],
+        "layers": 4 if case.model.startswith("tiny") else 30,
+        "lora": {"tiny": None, "tiny-lora": 0, "smol": 0, "upper": 20}[case.model],
         "precision": case.precision,
         "precompute": case.precompute,
         "rows": rows(args.rows, args.spread),
@@ -212,7 +216,7 @@ def cases(args: argparse.Namespace) -> list[Case]:
     """What was asked for; the tiny model is run in float32 alone."""
     out = []
     for model in args.models.split(","):
-        for precision in ["fp32"] if model == "tiny" else args.precisions.split(","):
+        for precision in ["fp32"] if model.startswith("tiny") else args.precisions.split(","):
             for method in args.only.split(","):
                 out.append(Case(method, model, precision))
                 if method == "dpo":
@@ -225,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trl", required=True, help="python of an environment with trl and peft")
     parser.add_argument("--only", default="dpo,reward,grpo")
-    parser.add_argument("--models", default="tiny,smol,upper")
+    parser.add_argument("--models", default="tiny,tiny-lora,smol,upper")
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a round, about")

@@ -68,6 +68,25 @@ def test_with_a_frozen_head_the_gradient_is_the_same_and_nothing_is_kept_without
         assert not token_log_probs(hidden, weight, targets).requires_grad
 
 
+@pytest.mark.parametrize("chunk_bytes", [None, 100])
+def test_autocast_multiplies_in_its_format_and_gradients_keep_theirs(chunk_bytes: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 16, generator=generator, requires_grad=True) for n in (12, 40))
+    targets = torch.randint(40, (12,), generator=generator)
+    results = []
+    for ours in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            if ours:
+                value = token_log_probs(hidden, weight, targets, chunk_bytes=chunk_bytes)
+            else:
+                value = -torch.nn.functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="none")
+        results.append((value, *torch.autograd.grad(value.sum(), (hidden, weight))))
+    for mine, plain in zip(*results, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, plain, rtol=2e-2, atol=5e-2)
+    torch.testing.assert_close(results[0][0], results[1][0])  # the same products, so the same values
+
+
 def test_a_head_alone_can_learn() -> None:
     hidden, targets = torch.randn(3, 4), torch.tensor([0, 1, 2])
     weight = torch.randn(6, 4, requires_grad=True)

@@ -113,7 +113,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 softmax = logits.sub_(normalizer[piece, None]).exp_().to(head.dtype)
                 kept[piece] = (head[targets[piece]] - softmax @ head) / temperature
             elif not frozen and len(hidden) <= rows:
-                slope = _slope(logits, normalizer, targets)
+                slope = _slope(logits, normalizer, targets).to(head.dtype)
         ctx.temperature, ctx.rows, ctx.dtype = temperature, rows, head.dtype
         ctx.save_for_backward(*((kept,) if frozen else (hidden, weight, targets, normalizer, slope)))
         return out
@@ -133,7 +133,7 @@ class _TokenLogProbs(torch.autograd.Function):
             slope = slope_of_all
             if slope is None:
                 logits = _logits(hidden[piece], head, ctx.temperature)
-                slope = _slope(logits, normalizer[piece], targets[piece])
+                slope = _slope(logits, normalizer[piece], targets[piece]).to(head.dtype)
             if for_hidden is not None:
                 for_hidden[piece] = (slope @ head) * gradient[piece, None]
             scaled = (hidden[piece] * gradient[piece, None]).to(head.dtype)

@@ -4,9 +4,9 @@ It is returned as a sum with a count, so that a caller can weigh every token of 
 step is cut into micro-batches. (The mean of the means of micro-batches, which many trainers take, gives a token of a
 short answer more weight.)
 
-The vocabulary head, the most costly layer of a small model, runs at learnt positions only, a few hundred at a time,
-where that gives the model's own logits; a model that does more to its logits (a cap, a scale) is run whole. Whether
-packed rows work is tried out too, on the model itself.
+The vocabulary head, the most costly layer of a small model, runs at learnt positions only and without ever keeping its
+logits (`models.log_probs`), where that gives the model's own logits; a model that does more to its logits (a cap, a
+scale) is run whole. Whether packed rows work is tried out too, on the model itself.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
 from poise.align.sft.batches import IGNORED, Batch, attention_mask, collate
 from poise.align.sft.templates import Example
 from poise.errors import PoiseError
-
-_CHUNK = 256  # rows of logits alive at once
+from poise.models.log_probs import split_decoder, token_log_probs
 
 
 class TokenLoss:
@@ -37,22 +35,20 @@ class TokenLoss:
         self.model, self.device = model, next(model.parameters()).device
         self._autocast = autocast
         self._bool_mask = getattr(model.config, "_attn_implementation", "") == "sdpa"
-        self._decoder: Any = None
-        self._decoder = self._split_decoder()
+        with self._format():
+            self._decoder: Any = split_decoder(model)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, int]:
         """The summed loss, float32 scalar in nats, and the number of learnt tokens."""
         batch = batch.to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+        with self._format():
             chosen = batch.labels[:, 1:] != IGNORED
             targets = batch.labels[:, 1:][chosen]
             if self._decoder is None:
                 logits = self.model(**self._inputs(batch)).logits[:, :-1][chosen]
                 return cross_entropy(logits.float(), targets, reduction="sum"), len(targets)
             states = self._decoder(**self._inputs(batch)).last_hidden_state[:, :-1][chosen]
-            pieces = zip(torch.split(states, _CHUNK), torch.split(targets, _CHUNK), strict=True)
-            parts = [checkpoint(self._head_loss, *piece, use_reentrant=False) for piece in pieces]
-            return torch.stack(parts).sum(), len(targets)
+            return -token_log_probs(states, self.model.get_output_embeddings().weight, targets).sum(), len(targets)
 
     def check_packing(self, max_length: int, where: str) -> None:
         """Make sure that an example costs the same beside another one, beside a third, and alone.
@@ -97,28 +93,8 @@ class TokenLoss:
             inputs |= {"attention_mask": seen, "position_ids": batch.positions}
         return inputs
 
-    def _head_loss(self, states: Tensor, targets: Tensor) -> Tensor:
-        """[N, H], int64[N] -> scalar."""
-        logits = self.model.get_output_embeddings()(states)
-        return cross_entropy(logits.float(), targets, reduction="sum")
-
-    @torch.no_grad()
-    def _split_decoder(self) -> Any:
-        """The model below its vocabulary head, or None when head(decoder(ids)) are not the model's logits."""
-        was_training = self.model.training
-        self.model.eval()
-        ids = torch.arange(12, device=self.device).reshape(2, 6) % self.model.config.vocab_size
-        try:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-                decoder = self.model.get_decoder()
-                split = self.model.get_output_embeddings()(decoder(input_ids=ids, use_cache=False).last_hidden_state)
-                whole = self.model(input_ids=ids, use_cache=False).logits
-        except (AttributeError, TypeError):
-            return None
-        finally:
-            self.model.train(was_training)
-        same = split.shape == whole.shape and torch.allclose(split.float(), whole.float(), atol=1e-2, rtol=1e-2)
-        return decoder if same else None
+    def _format(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
 
 
 def _unpackable(where: str) -> PoiseError:
