@@ -120,8 +120,9 @@ def _show(report: dict[str, Any], out: Path) -> None:
     typer.echo(
         f"threshold: {rule['threshold']:.3f} ({rule['rule']} {rule['value']:g} of {rule['responses']:,} responses)"
     )
-    seconds = report["seconds"]["training"]
-    typer.echo(f"training: {seconds:,.0f} s, {100 * report['padding_share']:.1f} % of its tokens padding")
+    seconds, since = report["seconds"]["training"], report["seconds"]["from_step"]
+    told = f" since step {since:,}, where it went on" if since else ""
+    typer.echo(f"training: {seconds:,.0f} s{told}; {100 * report['padding_share']:.1f} % of its tokens padding")
     typer.echo(f"models: {out}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from poise.data.figures import GRID, INK, MUTED, STYLE
+from poise.data.figures import INK, MUTED, STYLE
 from poise.metrics import Floats
 
 _SAFE, _UNSAFE, _REWARD = "#1f5f8b", "#b3261e", "#9a5b13"
@@ -88,7 +88,7 @@ def _bars(axes: Any, rows: list[tuple[str, Mapping[str, Any], str]], label: str,
         low, high = (interval["mean"] if interval[end] is None else interval[end] for end in ("low", "high"))
         axes.plot([low, high], [-at, -at], color=colour, linewidth=1.6)
         axes.plot([interval["mean"]], [-at], "o", color=colour, markersize=4)
-    axes.axvline(chance, color=GRID, linewidth=1.2)
+    axes.axvline(chance, color=MUTED, linewidth=0.8, zorder=0)
     axes.set_yticks([-at for at in range(len(rows))], [name for name, _, _ in rows])
     axes.set_ylim(-len(rows) + 0.4, 0.6)
     axes.set_xlabel(label)

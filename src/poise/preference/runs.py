@@ -186,13 +186,20 @@ def _run(
     watch.note("; ".join(f"{part}: {_words(count)}" for part, count in counts.items()))
     settings = settings_of(recipe)
     total = len(planned_steps(data["train"], settings.prompts_per_step, settings.epochs, settings.seed))
+    began: list[int] = []  # the step that this sitting began with
+
+    def on_step(step: int, losses: dict[str, float]) -> None:
+        if not began:
+            began.append(step)
+        watch.step(step + 1, total, losses)
+
     history = train_preference(
         trunk,
         data["train"],
         settings,
         checkpoint=work / "checkpoint.safetensors",
         checkpoint_every=training.checkpoint_every,
-        on_step=lambda step, losses: watch.step(step + 1, total, losses),
+        on_step=on_step,
     )
     trained = time.perf_counter()
     scored = _scored(trunk, data, settings.max_tokens, watch)
@@ -206,7 +213,11 @@ def _run(
         "dropped": dict(rows.dropped.most_common()),
         "cut": dict(cut),
         "padding_share": sum(history["padding"]) / max(1.0, sum(history["tokens"])),
-        "seconds": {"training": round(trained - started, 1), "scoring": round(time.perf_counter() - trained, 1)},
+        "seconds": {
+            "from_step": (began or [total])[0],
+            "training": round(trained - started, 1),
+            "scoring": round(time.perf_counter() - trained, 1),
+        },
         "scale": scale,
         "threshold": threshold,
         "test": measured,
