@@ -55,6 +55,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_killed_by_a_signal_and_resumed_equals_uninterrupted(model: Path, tmp_path: Path) -> None:
     """SIGKILL in step 3 of 0..3: steps 0 and 1 are in the checkpoint, the evaluation of step 2 is done again."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}

@@ -18,6 +18,8 @@ from poise.metrics import wilson_interval
 
 from .conftest import qa_rows, write_rows
 
+pytestmark = pytest.mark.slow
+
 SLIPS = {"ann": 0.02, "ben": 0.05, "cem": 0.45, "dea": 0.25, "eli": 0.1, "fay": 0.15, "gus": 0.35, "hal": 0.0}
 """Share of answers that are wrong, by person."""
 HURRY = "cem"
