@@ -117,7 +117,8 @@ def _fine_tune(data: Path, model: str, out: Path, settings: Settings, save_every
     """Run it under a lock with a line of progress, and say what came out."""
     import shutil
 
-    from poise.align.sft import Watch, fine_tune, work_folder
+    from poise.align.sft import Watch, fine_tune
+    from poise.data.resumable import work_folder
     from poise.models.bundled import resolve
     from poise.pipeline.lock import locked
 

@@ -43,21 +43,33 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new run.")],
     overrides: Overrides = None,
 ) -> None:
-    """Align a model as a recipe says; run it again to go on after a stop."""
+    """Align a model as a recipe says; run it again to go on after a stop.
+
+    Under `torchrun` or `accelerate launch --multi_gpu` online methods share each step's prompts.
+    """
     import shutil
 
-    from poise.align.sft import work_folder
+    from poise.align.engine.processes import joined
+    from poise.align.train import train_online_run
+    from poise.data.resumable import work_folder
     from poise.pipeline.lock import locked
 
     read = read_recipe(recipe, overrides)
-    work = work_folder(out)
-    work.mkdir(parents=True, exist_ok=True)
-    with locked(work), _watch() as watch:
-        try:
-            _TRAIN[read.method.kind](read, out, watch)
-        finally:
-            if not (work / "settings.json").is_file():  # nothing was begun
-                shutil.rmtree(work, ignore_errors=True)
+    with joined() as world:
+        if world.size > 1 and read.method.kind != "online":
+            what = f"method {read.method.name!r} runs in one process, not in {world.size}"
+            raise PoiseError(what, where="align train", do="start it without accelerate or torchrun")
+        if world.rank:  # the first process locks, writes and prints
+            train_online_run(read, out)
+            return
+        work = work_folder(out)
+        work.mkdir(parents=True, exist_ok=True)
+        with locked(work), _watch() as watch:
+            try:
+                _TRAIN[read.method.kind](read, out, watch)
+            finally:
+                if not (work / "settings.json").is_file():  # nothing was begun
+                    shutil.rmtree(work, ignore_errors=True)
     typer.echo(f"run: {out}")
 
 

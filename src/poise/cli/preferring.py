@@ -31,9 +31,10 @@ def preference(
     """
     import shutil
 
+    from poise.data.resumable import work_folder
     from poise.models.bundled import resolve
     from poise.pipeline.lock import locked
-    from poise.preference.runs import train_scores, work_folder
+    from poise.preference.runs import train_scores
 
     plan = read_preference_recipe(recipe, change)
     source = resolve(plan.head.model)

@@ -8,8 +8,6 @@ other settings, data or weights are refused by name.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
 import time
@@ -22,10 +20,12 @@ import numpy as np
 
 from poise import __version__
 from poise.data.folders import disk_error, partial_folder, write_json
+from poise.data.resumable import finished, open_work, refuse_foreign, refuse_other_work, work_folder
 from poise.errors import PoiseError
 from poise.metrics import Floats
 from poise.models.checkpoint import save_state
 from poise.models.encoder import ignore
+from poise.models.fingerprint import fingerprint
 from poise.models.trunk import Trunk
 from poise.preference.facts import Source, read_facts, source_of, thinned
 from poise.preference.figure import draw
@@ -39,7 +39,6 @@ from poise.preference.threshold import threshold_at_safe_quantile, threshold_for
 from poise.preference.training import PreferenceTraining, score_examples, train_preference
 
 METRICS = "metrics.json"
-_MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt")
 SAFE_QUANTILE = 0.25
 """Of the threshold where the recipe names no rule."""
 
@@ -59,11 +58,6 @@ class Rows(NamedTuple):
 
     parts: dict[str, list[Judged]]
     dropped: Counter[str]
-
-
-def work_folder(out: Path) -> Path:
-    """Where a run that will make `out` keeps its state."""
-    return out.with_name(f".{out.name}.training")
 
 
 def settings_of(recipe: PreferenceRecipe) -> PreferenceTraining:
@@ -101,27 +95,17 @@ def train_scores(
             finite (exit code 4; the last checkpoint stays).
     """
     watch = watch or Watch()
-    if out.exists() and not (out / METRICS).is_file():
-        raise PoiseError("exists and holds no preference models", where=str(out), do="give another --out")
+    refuse_foreign(out, METRICS, "holds no preference models")
     names = dict.fromkeys((*recipe.reward.sets, *recipe.cost.sets))
     sources = [source_of(name, data, recipe.data.formats) for name in names]
     identity = _identity(recipe, sources, model)
-    if out.exists():
-        report: dict[str, Any] = json.loads((out / METRICS).read_text(encoding="utf-8"))
-        _refuse_other(identity, report["identity"], out, "give another --out")
-        watch.note(f"{out} is complete; nothing to do")
-        return report
+    if (made := finished(out, METRICS, identity, watch.note)) is not None:
+        return made
     work = work_folder(out)
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        kept = work / "settings.json"
-        if kept.is_file():
-            there = json.loads(kept.read_text(encoding="utf-8"))
-            _refuse_other(identity, there, work, "give the same, or another --out, or delete this folder")
+        refuse_other_work(work, identity)
         rows = read_rows(recipe, sources, watch)
-        if not kept.is_file():
-            write_json(work / "settings.part", identity)
-            (work / "settings.part").replace(kept)
+        open_work(work, identity)
         report = _run(recipe, rows, model, work, out, identity, watch)
         shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
@@ -203,28 +187,36 @@ def _run(
     )
     trained = time.perf_counter()
     scored = _scored(trunk, data, settings.max_tokens, watch)
+    seconds = {
+        "from_step": (began or [total])[0],
+        "training": round(trained - started, 1),
+        "scoring": round(time.perf_counter() - trained, 1),
+    }
+    report = _report(recipe, rows, data, history, scored, identity)
+    report |= {"parts": counts, "cut": dict(cut), "seconds": seconds}
+    _write(recipe, trunk, data, scored, report, out)
+    return report
+
+
+def _report(
+    recipe: PreferenceRecipe,
+    rows: Rows,
+    data: dict[str, PreferenceData],
+    history: dict[str, list[float]],
+    scored: dict[str, dict[str, Floats]],
+    identity: dict[str, Any],
+) -> dict[str, Any]:
     scale = fit_scale(*(scored["train"][role] for role in ("reward", "cost")))
-    threshold = _threshold(recipe.threshold, data["validation"], scored["validation"]["cost"] / scale["cost_std"])
-    measured = measure(data["test"], scored["test"]["reward"], scored["test"]["cost"], recipe.head.seed)
-    report = {
+    return {
         "identity": identity,
         "poise_version": __version__,
-        "parts": counts,
         "dropped": dict(rows.dropped.most_common()),
-        "cut": dict(cut),
         "padding_share": sum(history["padding"]) / max(1.0, sum(history["tokens"])),
-        "seconds": {
-            "from_step": (began or [total])[0],
-            "training": round(trained - started, 1),
-            "scoring": round(time.perf_counter() - trained, 1),
-        },
         "scale": scale,
-        "threshold": threshold,
-        "test": measured,
+        "threshold": _threshold(recipe.threshold, data["validation"], scored["validation"]["cost"] / scale["cost_std"]),
+        "test": measure(data["test"], scored["test"]["reward"], scored["test"]["cost"], recipe.head.seed),
         "losses": {role: [None if math.isnan(x) else x for x in history[role]] for role in ("reward", "cost")},
     }
-    _write(recipe, trunk, data, scored, scale, report, out)
-    return report
 
 
 def _scored(
@@ -256,10 +248,10 @@ def _write(
     trunk: Trunk,
     data: dict[str, PreferenceData],
     scored: dict[str, dict[str, Floats]],
-    scale: dict[str, float],
     report: dict[str, Any],
     out: Path,
 ) -> None:
+    scale = report["scale"]
     partial = partial_folder(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -313,35 +305,10 @@ def _words(counts: dict[str, int]) -> str:
 
 def _identity(recipe: PreferenceRecipe, sources: list[Source], model: Path | str) -> dict[str, Any]:
     """What makes two runs the same: the recipe, the data and the weights."""
-    told = recipe.model_dump(mode="json")
-    return told | {
+    from transformers import AutoConfig
+
+    revision = getattr(AutoConfig.from_pretrained(model), "_commit_hash", None) if isinstance(model, str) else None
+    return recipe.model_dump(mode="json") | {
         "data_sha256": {source.name: source.sha256() for source in sources},
-        "model_sha256": _weights_sha256(model),
+        "model": fingerprint(model, revision),
     }
-
-
-def _weights_sha256(model: Path | str) -> str:
-    """Of the files of a model folder; a hub id stands for itself."""
-    if not Path(model).is_dir():
-        return str(model)
-    digest = hashlib.sha256()
-    for file in sorted(file for file in Path(model).iterdir() if file.suffix in _MODEL_SUFFIXES):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _refuse_other(mine: dict[str, Any], there: dict[str, Any], where: Path, do: str) -> None:
-    mine, there = _flat(json.loads(json.dumps(mine))), _flat(there)
-    names = [name for name in sorted(mine.keys() | there.keys()) if mine.get(name) != there.get(name)]
-    if names:
-        differences = ", ".join(f"{name} {there.get(name)!r} there, {mine.get(name)!r} now" for name in names)
-        raise PoiseError(f"another run made it: {differences}", where=str(where), do=do)
-
-
-def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        out |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return out

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from poise.align.sft.runs import REPORT, Watch, fine_tune, is_held_out, work_folder
+from poise.align.sft.runs import REPORT, Watch, fine_tune, is_held_out
 from poise.align.sft.training import Settings, learning_rate
+from poise.data.resumable import work_folder
 from poise.errors import PoiseError
 
 FAST = Settings(

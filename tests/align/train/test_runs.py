@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from poise.align.sft import work_folder
 from poise.align.train import Recipe, Watch, export_merged, open_policy, train_offline
 from poise.align.train import objectives as objectives_file
 from poise.align.train.offline import plan_steps
+from poise.data.resumable import work_folder
 from poise.errors import PoiseError
 
 Make = Callable[..., Recipe]
@@ -103,6 +103,24 @@ def test_a_killed_process_goes_on(make_recipe: Make, tiny_lm: Path, pair_file: P
     assert begun[0] >= 1
     train_offline(recipe, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_sinks_show_each_step_once_and_change_nothing(make_recipe: Make, tmp_path: Path) -> None:
+    plain = make_recipe("dpo")
+    shown = make_recipe("dpo", sinks=("jsonl",))
+    train_offline(plain, tmp_path / "plain")
+    out = tmp_path / "shown"
+    with pytest.raises(StoppedError):
+        train_offline(shown, out, stop_at(3))
+    train_offline(shown, out)
+    lines = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [row["step"] for row in history] == list(range(1, 9))
+    assert [line["loss"] for line in lines] == [row["loss"] for row in history]
+    assert contents(out) == contents(tmp_path / "plain")
+    assert not (tmp_path / "plain" / "steps.jsonl").exists()
+    with pytest.raises(ValueError, match="sinks"):
+        make_recipe("dpo", sinks=("paper",))
 
 
 def test_another_run_is_refused_by_name(make_recipe: Make, pair_file: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ to the loop's batches: `online` finds it by the type of those constants.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -145,7 +146,17 @@ class _RePO(_PPOLagrangian):
         ]
 
 
-class _CriticFree:
+class _Scores(NamedTuple):
+    """Of the N responses of a rollout: reward, costs and kl float[N] each, group int64[N]; multipliers, one a cost."""
+
+    reward: Tensor
+    costs: list[Tensor]
+    group: Tensor
+    multipliers: list[float | Tensor]
+    kl: Tensor
+
+
+class _CriticFree(ABC):
     """What critic-free methods share: a response is compared with its siblings, wherever their batches are."""
 
     critics: Mapping[str, str] = {}
@@ -161,32 +172,23 @@ class _CriticFree:
         reward, group = (
             torch.cat(parts) for parts in zip(*((r.experience.reward, r.group) for r in rollouts), strict=True)
         )
-        costs = [torch.cat([rollout.cost_of(role) for rollout in rollouts]) for role in self.costs]
-        multipliers = [_joined([weight[role] for weight in weights]) for role in self.costs]
-        advantage = self._advantage(reward, costs, group, multipliers, _divergence(rollouts))
-        return [Learned(part, {}) for part in torch.split(advantage, [len(r.group) for r in rollouts])]
+        scores = _Scores(
+            reward,
+            [torch.cat([rollout.cost_of(role) for rollout in rollouts]) for role in self.costs],
+            group,
+            [_joined([weight[role] for weight in weights]) for role in self.costs],
+            _divergence(rollouts),
+        )
+        return [Learned(part, {}) for part in torch.split(self._advantage(scores), [len(r.group) for r in rollouts])]
 
-    def _advantage(
-        self,
-        reward: Tensor,
-        costs: list[Tensor],
-        group: Tensor,
-        multipliers: list[float | Tensor],
-        kl: Tensor,
-    ) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _advantage(self, scores: _Scores) -> Tensor:
+        """float[N]."""
 
 
 class _GRPOLagrangian(_CriticFree):
-    def _advantage(
-        self,
-        reward: Tensor,
-        costs: list[Tensor],
-        group: Tensor,
-        multipliers: list[float | Tensor],
-        kl: Tensor,
-    ) -> Tensor:
-        advantage: Tensor = self.algorithm.advantage(reward, costs, group, multipliers)
+    def _advantage(self, scores: _Scores) -> Tensor:
+        advantage: Tensor = self.algorithm.advantage(scores.reward, scores.costs, scores.group, scores.multipliers)
         return advantage
 
     def actor_loss(self, log_prob: Tensor, rollout: Rollout, learned: Learned, clip: float) -> Tensor:
@@ -198,14 +200,8 @@ class _GRPOLagrangian(_CriticFree):
 class _RLOOLagrangian(_CriticFree):
     """The scale of a component is that of the whole rollout, so processes exchange their scores first."""
 
-    def _advantage(
-        self,
-        reward: Tensor,
-        costs: list[Tensor],
-        group: Tensor,
-        multipliers: list[float | Tensor],
-        kl: Tensor,
-    ) -> Tensor:
+    def _advantage(self, scores: _Scores) -> Tensor:
+        reward, costs, group, multipliers, kl = scores
         numbers = int(max(gathered([float(group.max())]))) + 1
         mine = slice(start := sum(_counts(group)[: world().rank]), start + len(group))
         everyone = _everyone(reward), [_everyone(c) for c in costs], _everyone(group + world().rank * numbers)

@@ -5,7 +5,7 @@ them together, `loss` weighs them, `training` is the loop, `weights` the model, 
 """
 
 from poise.align.sft.instructions import Instructions, read_instructions
-from poise.align.sft.runs import Watch, fine_tune, work_folder
+from poise.align.sft.runs import Watch, fine_tune
 from poise.align.sft.training import Settings
 
-__all__ = ["Instructions", "Settings", "Watch", "fine_tune", "read_instructions", "work_folder"]
+__all__ = ["Instructions", "Settings", "Watch", "fine_tune", "read_instructions"]

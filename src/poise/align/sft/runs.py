@@ -6,7 +6,6 @@ goes on from there after any kind of stop; other settings, data or weights are r
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections import Counter
@@ -20,11 +19,13 @@ from poise.align.sft.instructions import BadRowError, Instructions, Message, rea
 from poise.align.sft.loss import TokenLoss
 from poise.align.sft.templates import Control, Example, control_tokens, encode, set_template
 from poise.align.sft.training import Evaluation, Settings, Training, evaluate
-from poise.align.sft.weights import Weights, fingerprint, load_tokenizer
+from poise.align.sft.weights import Weights, load_tokenizer
 from poise.data.folders import disk_error, partial_folder, write_json
+from poise.data.resumable import finished, open_work, refuse_foreign, work_folder
 from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
 from poise.models.encoder import ignore
+from poise.models.fingerprint import fingerprint
 
 REPORT = "sft.json"
 
@@ -54,11 +55,6 @@ class Encoded(NamedTuple):
     held_out: list[Example]
     dropped: Counter[str]
     cut: int
-
-
-def work_folder(out: Path) -> Path:
-    """Where a run that will make `out` keeps its state."""
-    return out.with_name(f".{out.name}.training")
 
 
 def is_held_out(messages: Sequence[Message], share: float, seed: int) -> bool:
@@ -116,8 +112,7 @@ def fine_tune(
     watch, settings = watch or Watch(), settings.checked()
     if save_every < 1:
         raise PoiseError(f"save_every is {save_every}", where="sft", do="give at least 1")
-    if out.exists() and not (out / REPORT).is_file():
-        raise PoiseError("exists and is no fine-tuned model", where=str(out), do="give another --out")
+    refuse_foreign(out, REPORT, "is no fine-tuned model")
     instructions = read_instructions(data, watch.row)
     tokenizer = load_tokenizer(model)
     set_template(tokenizer, settings.template, str(model))
@@ -128,11 +123,8 @@ def fine_tune(
         "data_sha256": instructions.sha256,
         "model": fingerprint(model, weights.revision),
     }
-    if out.exists():
-        report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        refuse_other(identity, report["identity"], out, "give another --out")
-        watch.note(f"{out} is complete; nothing to do")
-        return report
+    if (made := finished(out, REPORT, identity, watch.note)) is not None:
+        return made
     work = work_folder(out)
     try:
         open_work(work, identity)
@@ -143,31 +135,6 @@ def fine_tune(
     except OSError as error:
         raise disk_error(error, out) from error
     return report
-
-
-def open_work(work: Path, identity: dict[str, Any]) -> None:
-    """Note what the run is, or make sure that the one that was stopped here is the same."""
-    work.mkdir(parents=True, exist_ok=True)
-    kept = work / "settings.json"
-    if kept.is_file():
-        there = json.loads(kept.read_text(encoding="utf-8"))
-        refuse_other(identity, there, work, "give the same, or another --out, or delete this folder")
-    else:
-        write_json(work / "settings.part", identity)
-        (work / "settings.part").replace(kept)
-
-
-def refuse_other(mine: dict[str, Any], there: dict[str, Any], where: Path, do: str) -> None:
-    """Make sure that two runs are the same.
-
-    Raises:
-        PoiseError: they differ; names each setting with both values.
-    """
-    mine = json.loads(json.dumps(mine))
-    names = [name for name in sorted(mine.keys() | there.keys()) if mine.get(name) != there.get(name)]
-    if names:
-        differences = ", ".join(f"{name} {there.get(name)!r} there, {mine.get(name)!r} now" for name in names)
-        raise PoiseError(f"another run made it: {differences}", where=str(where), do=do)
 
 
 def _train(

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -95,7 +95,26 @@ class Evaluation(NamedTuple):
     targets: int
 
 
-def learning_rate(step: int, total: int, settings: Settings) -> float:
+class Schedule(Protocol):
+    """Settings that have a rate."""
+
+    @property
+    def learning_rate(self) -> float:
+        """At the top."""
+        ...
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps in which it rises."""
+        ...
+
+
+def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+
+
+def learning_rate(step: int, total: int, settings: Schedule) -> float:
     """The rate of step 0..total-1: a linear rise over `ceil(warmup * total)` steps, then half a cosine towards 0."""
     warm = math.ceil(settings.warmup * total)
     if step < warm:

@@ -7,7 +7,6 @@ which the model came, and the last evaluation is of the rounded ones, which are 
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ import torch
 
 from poise.errors import PoiseError
 from poise.models.precision import default_device, frozen_dtype
-
-_MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 
 
 def load_tokenizer(source: Path | str) -> Any:
@@ -95,17 +92,6 @@ class Weights:
                 generation.do_sample = True
         (self._adapted or self.model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def fingerprint(source: Path | str, revision: str | None) -> str:
-    """What tells two models apart: SHA-256 over the files of a folder, or hub id and commit."""
-    if isinstance(source, str):
-        return f"{source}@{revision or 'unknown'}"
-    digest = hashlib.sha256()
-    for path in sorted(path for path in source.iterdir() if path.is_file() and path.suffix in _MODEL_SUFFIXES):
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _adapted(model: Any, rank: int, seed: int) -> Any:

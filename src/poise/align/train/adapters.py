@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poise.align.sft.runs import refuse_other
-from poise.align.sft.weights import fingerprint
 from poise.data.folders import disk_error, partial_folder, refuse_used
+from poise.data.resumable import refuse_other
 from poise.errors import PoiseError
 from poise.models.bundled import resolve
+from poise.models.fingerprint import fingerprint
 from poise.models.trunk import Trunk
 
 REPORT = "report.json"

@@ -1,13 +1,13 @@
-"""The folder of a run: whether it is there already, what is written into it, and what goes wrong on the way."""
+"""The folder of a run: what is written into it, and what goes wrong on the way."""
 
 from __future__ import annotations
 
-import json
 import platform
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from poise import __version__
-from poise.align.sft.runs import refuse_other
+from poise.align.engine.sinks import LINES, sinks
 from poise.align.train.adapters import REPORT, save_adapter
 from poise.align.train.recipe import Recipe
 from poise.data.corpus import write_jsonl
@@ -38,25 +38,14 @@ class Watch(NamedTuple):
     note: Callable[[str], object] = lambda text: None
 
 
-def finished(out: Path, identity: dict[str, Any] | None, watch: Watch) -> dict[str, Any] | None:
-    """The report of the run that `out` holds, None where there is no such folder.
-
-    Args:
-        identity: of the run that is asked for; None looks only whether `out` may be used at all.
-
-    Raises:
-        PoiseError: it holds something else, or another run.
-    """
-    if not out.exists():
-        return None
-    if not (out / REPORT).is_file():
-        raise PoiseError("exists and is no run of `poise align train`", where=str(out), do="give another --out")
-    if identity is None:
-        return None
-    report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
-    refuse_other(identity, report["identity"], out, "give another --out")
-    watch.note(f"{out} is complete; nothing to do")
-    return report
+def adapter_shape(trunk: Trunk, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """What a report tells of the adapter. Args: tensors, see `adapters.adapter_tensors`."""
+    rank = next(tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name)
+    return {
+        "rank": rank,
+        "shared_layers": trunk.shared_layers,
+        "weights": sum(tensor.numel() for tensor in tensors.values()),
+    }
 
 
 def write_run(
@@ -68,22 +57,19 @@ def write_run(
     left_out: Sequence[tuple[str, str]],
     report: dict[str, Any],
     more: Callable[[Path], object],
-) -> dict[str, Any]:
-    """Write a run, which appears when it is complete; returns its report.
+) -> None:
+    """Write a run, which appears when it is complete.
 
     Args:
         tensors: of the actor's adapter, see `adapters.adapter_tensors`.
         history: a row a step.
         left_out: rows that were not used, (rule, place) each.
-        report: to which the shape of the adapter is added.
+        report: of the run.
         more: writes what else belongs into the folder.
 
     Raises:
         OSError: the disk is full.
     """
-    rank = next(tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name)
-    weights = sum(tensor.numel() for tensor in tensors.values())
-    report = report | {"adapter": {"rank": rank, "shared_layers": trunk.shared_layers, "weights": weights}}
     partial = partial_folder(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -98,7 +84,29 @@ def write_run(
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return report
+
+
+@contextmanager
+def shown(recipe: Recipe, work: Path, watch: Watch) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """What takes each row of a run's measurements to the recipe's sinks, which write below the work folder.
+
+    Raises:
+        PoiseError: the package of a sink is absent.
+    """
+    names = recipe.head.sinks
+    if {"tensorboard", "wandb"} & set(names):
+        watch.note(f"follow it in {work} until it is complete, then in the run")
+    with sinks(names, work, name=recipe.head.name, settings=recipe.settings()) as show:
+        yield show
+
+
+def keep_shown(work: Path, folder: Path) -> None:
+    """Copy what the sinks wrote into the run."""
+    if (work / LINES).is_file():
+        shutil.copyfile(work / LINES, folder / LINES)
+    for name in ("tensorboard", "wandb"):
+        if (work / name).is_dir():
+            shutil.copytree(work / name, folder / name, symlinks=True)
 
 
 def cant_be_written(error: OSError, work: Path) -> PoiseError:

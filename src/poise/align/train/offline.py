@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from poise.align.sft.training import learning_rate
 from poise.align.train.objectives import Objective
 from poise.align.train.recipe import TrainingSection
 from poise.data.rows import uniform_seed
@@ -34,14 +35,6 @@ class Phase(NamedTuple):
 
     name: str
     make: Callable[[], Objective]
-
-
-def learning_rate(step: int, total: int, settings: TrainingSection) -> float:
-    """The rate of step 0..total-1: a linear rise over `ceil(warmup * total)` steps, then half a cosine towards 0."""
-    warm = math.ceil(settings.warmup * total)
-    if step < warm:
-        return settings.learning_rate * (step + 1) / warm
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
 def plan_steps(objective: Objective, settings: TrainingSection, seed: int) -> list[list[list[int]]]:

@@ -15,23 +15,42 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poise.align.algorithms.repo import RePO
-from poise.align.engine import ONLINE, PTX, EvalPrompt, Evaluation, LoopSettings, online_roles, train_online
+from poise.align.engine import (
+    ONLINE,
+    PTX,
+    EvalPrompt,
+    Evaluation,
+    LoopSettings,
+    OnlineResult,
+    online_roles,
+    train_online,
+)
+from poise.align.engine.processes import by_first
 from poise.align.multiplier import Multiplier
 from poise.align.sft import read_instructions
-from poise.align.sft.runs import open_work, work_folder
 from poise.align.sft.templates import control_tokens
-from poise.align.sft.weights import fingerprint
-from poise.align.train.adapters import adapter_tensors
+from poise.align.train.adapters import REPORT, adapter_tensors
 from poise.align.train.batches import check_template
 from poise.align.train.curves import draw_online
 from poise.align.train.data import Prompts, is_held_out, read_prompts
-from poise.align.train.folders import Watch, cant_be_written, finished, peak_memory_mb, versions, write_run
+from poise.align.train.folders import (
+    Watch,
+    adapter_shape,
+    cant_be_written,
+    keep_shown,
+    peak_memory_mb,
+    shown,
+    versions,
+    write_run,
+)
 from poise.align.train.online_sections import multiplier_of
 from poise.align.train.recipe import Recipe
 from poise.align.train.scoring import Scores, open_scores
 from poise.data import load_seeds, text_id, uniform_seed
+from poise.data.resumable import finished, open_work, refuse_foreign, work_folder
 from poise.errors import PoiseError
 from poise.models.bundled import resolve
+from poise.models.fingerprint import fingerprint
 from poise.models.generate import chat_ids
 from poise.models.trunk import Trunk
 from poise.preference.pairs import conversation
@@ -53,7 +72,7 @@ def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> d
     Args, raises: as `runs.train_offline`; and the folder of scores holds no preference models.
     """
     watch = watch or Watch()
-    finished(out, None, watch)
+    refuse_foreign(out, REPORT, "is no run of `poise align train`")
     data = recipe.data
     read = read_prompts(data.paths, form=data.format, on_row=lambda n: watch.rows("reading", n))
     scores = open_scores(Path(recipe.head.scores or ""))
@@ -69,14 +88,14 @@ def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> d
         "system": scores.template["system"],
         "model": fingerprint(source, getattr(trunk.model.config, "_commit_hash", None)),
     }
-    if (report := finished(out, identity, watch)) is not None:
+    if (report := finished(out, REPORT, identity, watch.note)) is not None:
         return report
     asked, ptx = _asked(recipe, trunk, scores, read), _ptx(recipe, trunk, scores)
     multiplier = None if threshold is None else multiplier_of(recipe.parts["multiplier"], recipe.method.name, threshold)
     watch.note(f"{len(asked.train):,} prompts to train on, {len(asked.held_out):,} held out")
     work = work_folder(out)
     try:
-        open_work(work, identity)
+        by_first(lambda: open_work(work, identity))
         return _run(recipe, trunk, scores, method, multiplier, asked, ptx, out, identity, watch)
     except OSError as error:
         raise cant_be_written(error, work) from error
@@ -100,22 +119,49 @@ def _run(
         asked.held_out, asked.benign, look.every, work / "looks", look.max_new_tokens, seed=recipe.head.seed
     )
     started = time.perf_counter()
-    result = train_online(
-        trunk,
-        [(prompt.id, prompt.ids) for prompt in asked.train],
-        method,
-        multiplier,
-        scores.scale,
-        LoopSettings(**settings, center_advantages=_centred(recipe), seed=recipe.head.seed),
-        checkpoint=work / "checkpoint.safetensors",
-        checkpoint_every=rollout.save_every,
-        on_step=lambda row: watch.step("actor", int(row["step"]) + 1, rollout.steps, row["loss_actor"]),
-        evaluation=evaluation if look.every and asked.held_out else None,
-        ptx=ptx,
-    )
+    with shown(recipe, work, watch) as show:
+
+        def on_step(row: dict[str, float]) -> None:
+            show(row)
+            watch.step("actor", int(row["step"]) + 1, rollout.steps, row["loss_actor"])
+
+        result = train_online(
+            trunk,
+            [(prompt.id, prompt.ids) for prompt in asked.train],
+            method,
+            multiplier,
+            scores.scale,
+            LoopSettings(**settings, center_advantages=_centred(recipe), seed=recipe.head.seed),
+            checkpoint=work / "checkpoint.safetensors",
+            checkpoint_every=rollout.save_every,
+            on_step=on_step,
+            evaluation=evaluation if look.every and asked.held_out else None,
+            ptx=ptx,
+        )
     history = [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in result.history]
     tensors = adapter_tensors(trunk, "actor")
-    report = {
+    report = _report(recipe, asked, result, history, identity)
+    report["seconds_of_this_sitting"] = round(time.perf_counter() - started, 2)
+    report["adapter"] = adapter_shape(trunk, tensors)
+
+    def more(folder: Path) -> None:
+        draw_online(folder / "curves.svg", history, identity["threshold"])
+        if (work / "looks").is_dir():
+            shutil.copytree(work / "looks", folder, dirs_exist_ok=True)
+        keep_shown(work, folder)
+
+    def write() -> None:
+        write_run(out, recipe, trunk, tensors, history, asked.left_out, report, more)
+        shutil.rmtree(work, ignore_errors=True)
+
+    by_first(write)
+    return report
+
+
+def _report(
+    recipe: Recipe, asked: _Asked, result: OnlineResult, history: list[dict[str, float]], identity: dict[str, Any]
+) -> dict[str, Any]:
+    return {
         "name": recipe.head.name,
         "method": recipe.method.name,
         "base_model": recipe.head.model,
@@ -134,19 +180,9 @@ def _run(
             key: round(sum(row[key] for row in result.history), 2)
             for key in ("seconds_rollout", "seconds_scoring", "seconds_update")
         },
-        "seconds_of_this_sitting": round(time.perf_counter() - started, 2),
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
     }
-
-    def more(folder: Path) -> None:
-        draw_online(folder / "curves.svg", history, identity["threshold"])
-        if (work / "looks").is_dir():
-            shutil.copytree(work / "looks", folder, dirs_exist_ok=True)
-
-    report = write_run(out, recipe, trunk, tensors, history, asked.left_out, report, more)
-    shutil.rmtree(work, ignore_errors=True)
-    return report
 
 
 def _source(recipe: Recipe, scores: Scores) -> Path | str:

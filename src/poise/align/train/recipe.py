@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -34,6 +34,7 @@ class Head(Section):
         model: bundled name, model folder or hub id of the model to start from, which is the reference too.
         system: system message before every prompt; none by default.
         scores: folder that `poise align preference` wrote, for methods that score responses.
+        sinks: where the steps are shown while they are made, see `engine.sinks`; no effect on the result.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
@@ -42,6 +43,7 @@ class Head(Section):
     model: str = Field(default="smollm2-135m-instruct", min_length=1)
     system: str | None = None
     scores: str | None = None
+    sinks: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = ()
 
     @field_validator("method")
     @classmethod
@@ -140,7 +142,7 @@ class Recipe(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, by dotted key."""
-        flat = {key: value for key, value in self.head.model_dump().items() if key != "name"}
+        flat = {key: value for key, value in self.head.model_dump().items() if key not in ("name", "sinks")}
         for name, part in {**self.parts, self.method.name: self.constants}.items():
             free = _FREE.get(name, ())
             values = {} if part is None else _values(name, part)
@@ -186,7 +188,10 @@ _PARTS: Mapping[str, Mapping[str, type[BaseModel]]] = {
 _OPTIONAL = ("ptx",)
 
 _UNREAD: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "sft": {"": ("system", "scores"), "data": tuple(name for name in DataSection.model_fields if name != "files")},
+    "sft": {
+        "": ("system", "scores", "sinks"),
+        "data": tuple(name for name in DataSection.model_fields if name != "files"),
+    },
     "online": {"": ("system",), "data": ("max_prompt_tokens", "max_response_tokens")},
 }
 """Keys of the head and of sections that mean nothing to methods of a kind."""

@@ -15,20 +15,29 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from poise.align.sft.runs import open_work, work_folder
-from poise.align.sft.weights import fingerprint
-from poise.align.train.adapters import adapter_tensors, merged_adapters
+from poise.align.train.adapters import REPORT, adapter_tensors, merged_adapters
 from poise.align.train.batches import Encoded, Store, encode_pairs
 from poise.align.train.curves import draw_curves
 from poise.align.train.data import Pairs, chosen_rows, is_held_out, read_pairs
-from poise.align.train.folders import Watch, cant_be_written, finished, peak_memory_mb, versions, write_run
+from poise.align.train.folders import (
+    Watch,
+    adapter_shape,
+    cant_be_written,
+    keep_shown,
+    peak_memory_mb,
+    shown,
+    versions,
+    write_run,
+)
 from poise.align.train.methods import SACPOOptions
 from poise.align.train.offline import OfflineTraining, Phase
 from poise.align.train.phases import ROLES, Job, phases_of
 from poise.align.train.recipe import Recipe
 from poise.align.train.scoring import open_scores, score_pairs
+from poise.data.resumable import finished, open_work, refuse_foreign, work_folder
 from poise.errors import PoiseError
 from poise.models.bundled import resolve
+from poise.models.fingerprint import fingerprint
 from poise.models.trunk import Trunk
 
 
@@ -58,7 +67,7 @@ def train_offline(recipe: Recipe, out: Path, watch: Watch | None = None) -> dict
             (exit code 4) or a full disk (3); both leave the last good checkpoint.
     """
     watch = watch or Watch()
-    finished(out, None, watch)
+    refuse_foreign(out, REPORT, "is no run of `poise align train`")
     data = recipe.data
     read = read_pairs(
         data.paths, form=data.format, system=recipe.head.system, on_row=lambda n: watch.rows("reading", n)
@@ -71,7 +80,7 @@ def train_offline(recipe: Recipe, out: Path, watch: Watch | None = None) -> dict
     }
     if recipe.head.scores is not None:
         identity["scores"] = open_scores(Path(recipe.head.scores)).digest()
-    if (report := finished(out, identity, watch)) is not None:
+    if (report := finished(out, REPORT, identity, watch.note)) is not None:
         return report
     work, rows = work_folder(out), _rows(recipe, trunk, read, watch)
     job = _job(recipe, trunk, rows, work, watch)
@@ -132,27 +141,37 @@ def _job(recipe: Recipe, trunk: Trunk, rows: Rows, work: Path, watch: Watch) -> 
 def _run(
     job: Job, phases: list[Phase], rows: Rows, out: Path, identity: dict[str, Any], watch: Watch
 ) -> dict[str, Any]:
-    recipe, trunk = job.recipe, job.trunk
+    recipe, trunk, work = job.recipe, job.trunk, work_folder(out)
+
+    def on_step(phase: str, done: int, total: int, loss: float) -> None:
+        if done and training.history and training.history[-1]["step"] == done:
+            row = {key: value for key, value in training.history[-1].items() if key not in ("phase", "step")}
+            show({"step": len(training.history), **row})
+        watch.step(phase, done, total, loss)
+
     training = OfflineTraining(
         trunk,
         phases,
         recipe.parts["training"],
         recipe.head.seed,
-        checkpoint=work_folder(out) / "checkpoint.safetensors",
-        on_step=watch.step,
+        checkpoint=work / "checkpoint.safetensors",
+        on_step=on_step,
         on_rows=lambda n: watch.rows("evaluating", n),
     )
-    training.run()
+    with shown(recipe, work, watch) as show:
+        training.run()
     tensors = adapter_tensors(trunk, "actor")
     if recipe.method.name == "sacpo" and (weight := recipe.part(SACPOOptions).merge) is not None:
         tensors = merged_adapters(adapter_tensors(trunk, "helpful"), tensors, weight)
-    report = _report(recipe, training, rows, identity, job.facts)
+    report = _report(recipe, training, rows, identity, job.facts) | {"adapter": adapter_shape(trunk, tensors)}
     history, looks = training.history, training.evaluations
 
     def draw(folder: Path) -> None:
         draw_curves(folder / "curves.svg", history, looks)
+        keep_shown(work, folder)
 
-    return write_run(out, recipe, trunk, tensors, history, rows.left_out, report, draw)
+    write_run(out, recipe, trunk, tensors, history, rows.left_out, report, draw)
+    return report
 
 
 def _report(

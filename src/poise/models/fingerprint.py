@@ -1,0 +1,19 @@
+"""What tells two models apart, so that a run does not go on with other weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
+
+
+def fingerprint(source: Path | str, revision: str | None) -> str:
+    """SHA-256 over the files of a folder, or hub id and commit."""
+    if isinstance(source, str):
+        return f"{source}@{revision or 'unknown'}"
+    digest = hashlib.sha256()
+    for path in sorted(path for path in source.iterdir() if path.is_file() and path.suffix in _SUFFIXES):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
