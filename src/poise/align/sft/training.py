@@ -109,11 +109,6 @@ class Schedule(Protocol):
         ...
 
 
-def learning_rate(self) -> float: ...
-    @property
-    def warmup(self) -> float: ...
-
-
 def learning_rate(step: int, total: int, settings: Schedule) -> float:
     """The rate of step 0..total-1: a linear rise over `ceil(warmup * total)` steps, then half a cosine towards 0."""
     warm = math.ceil(settings.warmup * total)
