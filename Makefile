@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/poise run recipes/quickstart.yaml
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
 
 test-all: $(INSTALLED) lint
 	$(BIN)/python -m pytest

@@ -3,6 +3,7 @@
     python -m venv trl && trl/bin/pip install trl peft
     python benchmarks/align.py --trl trl/bin/python
     python benchmarks/align.py --trl trl/bin/python --only dpo --models tiny --spread   # unequal lengths
+    python benchmarks/align.py --trl trl/bin/python --models 1b,1b-upper --precisions bf16 --times 8   # on a GPU
 
 Both sides live in their own process and take turns: some steps of ours, some of TRL's, and so on. What counts is the
 median over rounds of the ratio within a round, so that a busy machine troubles both alike. Work:
@@ -10,10 +11,15 @@ median over rounds of the ratio within a round, so that a busy machine troubles 
   tiny    Llama of 4 layers, 256 wide, SmolLM2's 49,152 words (15.5 M parameters), all weights trained (`tiny`), or LoRA
           of rank 8 on all linear layers (`tiny-lora`)
   smol    SmolLM2-135M-Instruct; LoRA of rank 8 on all linear layers (`smol`), or of the upper 10 of 30 (`upper`)
+  1b      Llama of 16 layers, 2,048 wide, random weights (1.07 B parameters), for a GPU: LoRA of rank 8 on all linear
+          layers (`1b`), or of the upper 6 (`1b-upper`)
   dpo     4 pairs a step, beta 0.1; TRL once as it comes and once with `precompute_ref_log_probs`
   reward  8 pairs a step; ours trains a reward and a cost head in one pass, TRL's RewardTrainer a reward head
   grpo    4 prompts x 4 samples of 32 tokens a step; TRL's reward and cost are word counts and there is no reference;
           ours has a moving multiplier, and but for `tiny` a reward model, a cost model and a reference as well
+
+`--times N` takes N times as many pairs or prompts in a step, `--new-tokens` other samples. Where there is a GPU both
+sides take it, and peak memory is that of the GPU.
 
 But for `tiny`, ours are the trainers of `poise align` as they are, checks, history and all.
 
@@ -91,7 +97,7 @@ class Side:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{self.steps}\n")
         self.process.stdin.flush()
-        answer = self.hear()
+        self.about = answer = self.hear()
         return answer["seconds"] / self.steps, answer["cpu"] / self.steps
 
     def settle(self, seconds: float) -> None:
@@ -134,18 +140,33 @@ def rows(count: int, spread: bool, seed: int = 0) -> list[dict[str, str]]:
     return [{"prompt": question(), "chosen": answer(polite), "rejected": answer(rude)} for _ in range(count)]
 
 
-def tiny_model(folder: Path, tokenizer_from: Path | str) -> str:
-    """Writes the tiny model."""
+SHAPES = {  # hidden size, width of the MLP, layers, heads, of them for keys
+    "tiny": (256, 704, 4, 8, 4),
+    "1b": (2048, 8192, 16, 32, 8),
+}
+LAYERS = {"tiny": 4, "smol": 30, "1b": 16}
+ADAPTED_FROM = {"tiny": None, "tiny-lora": 0, "smol": 0, "upper": 20, "1b": 0, "1b-upper": 10}  # None: all weights
+
+
+def base_of(model: str) -> str:
+    """The weights that a model of `--models` begins from."""
+    return "smol" if model == "upper" else model.partition("-")[0]
+
+
+def random_model(name: str, folder: Path, tokenizer_from: Path | str) -> str:
+    """Writes one of `SHAPES`."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
+    hidden, wide, layers, heads, keys = SHAPES[name]
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=8,
-        num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-        pad_token_id=2,
+        vocab_size=49152, hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=keys, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
-    LlamaForCausalLM(config).float().save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        LlamaForCausalLM(config).to(torch.bfloat16 if name == "1b" else torch.float32).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(folder)
     return str(folder)
 
@@ -154,15 +175,15 @@ def task_of(case: Case, models: dict[str, str], args: argparse.Namespace) -> dic
     """What both workers read."""
     return {
         "method": case.method,
-        "model": models["tiny" if case.model.startswith("tiny") else "smol"],
-        "layers": 4 if case.model.startswith("tiny") else 30,
-        "lora": {"tiny": None, "tiny-lora": 0, "smol": 0, "upper": 20}[case.model],
+        "model": models[base_of(case.model)],
+        "layers": LAYERS[base_of(case.model)],
+        "lora": ADAPTED_FROM[case.model],
         "precision": case.precision,
         "precompute": case.precompute,
         "rows": rows(args.rows, args.spread),
-        "per_step": 8 if case.method == "reward" else 4,
+        "per_step": args.times * (8 if case.method == "reward" else 4),
         "samples": 4,
-        "new_tokens": 32,
+        "new_tokens": args.new_tokens,
         "max_length": 512,
         "threads": args.threads,
         "reward_words": REWARD_WORDS,
@@ -186,7 +207,8 @@ def compare(case: Case, models: dict[str, str], args: argparse.Namespace, folder
     result = {"case": str(case), "unit": "prompts" if case.method == "grpo" else "pairs", **measured(sides, task)}
     print(
         f"{case!s:30s} {result['ours']:7.2f} {result['trl']:7.2f} {result['unit']}/s  "
-        + "  ".join(f"{name} {told(result[name])}" for name in ("train", "epoch", "train_cpu", "epoch_cpu")),
+        + "  ".join(f"{name} {told(result[name])}" for name in ("train", "epoch", "train_cpu", "epoch_cpu"))
+        + f"  peak MiB {result['peak_mib'][0]:,} / {result['peak_mib'][1]:,}",
         flush=True,
     )
     return result
@@ -204,7 +226,8 @@ def measured(sides: list[Side], task: dict[str, Any]) -> dict[str, Any]:
         out[f"before_per_row{suffix}"] = before
         if at == 0:
             out |= {name: 1 / statistics.median(each) for name, each in zip(("ours", "trl"), step, strict=True)}
-    return out | {"trained": [side.about["trained"] for side in sides], "versions": sides[1].about["versions"]}
+    told = {name: [side.about[name] for side in sides] for name in ("trained", "peak_mib")}
+    return out | told | {"versions": sides[1].about["versions"]}
 
 
 def told(ratio: tuple[float, float, float]) -> str:
@@ -234,13 +257,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a round, about")
     parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--times", type=int, default=1, help="as many pairs or prompts in a step")
+    parser.add_argument("--new-tokens", type=int, default=32, help="of a sample, in grpo")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--spread", action="store_true", help="answers of very unequal lengths")
+    parser.add_argument("--tokenizer", type=Path, help="folder with SmolLM2's tokenizer, for a machine off the network")
     parser.add_argument("--out", type=Path, help="also write the results to this JSON file")
     args = parser.parse_args()
+    if args.rows < 8 * args.times:
+        parser.error(f"--times {args.times} needs --rows {8 * args.times} or more")
     with tempfile.TemporaryDirectory() as folder:
-        smol = resolve("smollm2-135m-instruct")
-        models = {"smol": str(smol), "tiny": tiny_model(Path(folder) / "tiny", smol)}
+        smol = args.tokenizer or resolve("smollm2-135m-instruct")
+        models = {"smol": str(smol)}
+        for name in {base_of(model) for model in args.models.split(",")} & SHAPES.keys():
+            models[name] = random_model(name, Path(folder) / name, smol)
         results = [compare(case, models, args, Path(folder)) for case in cases(args)]
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

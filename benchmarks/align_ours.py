@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -72,13 +73,23 @@ class Pace:
         self.left -= 1
         if self.left:
             return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds, cpu = self.taken()
         told = {"seconds": seconds, "cpu": cpu, **self.before, "trained": self.trained, "of_rows": self.of_rows}
+        told["peak_mib"] = peak()
         print("@@" + json.dumps(told), flush=True)
         self.left = int(sys.stdin.readline() or 0)
         if not self.left:
             os._exit(0)
         self.clock()
+
+
+def peak() -> int:
+    """Most memory yet, MiB: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
 
 
 def messages(row: dict[str, str]) -> list[dict[str, str]]:
@@ -143,7 +154,8 @@ def run_grpo(task: Task, pace: Pace) -> None:
     settings = LoopSettings(
         steps=10**6, prompts_per_step=task["per_step"], responses_per_prompt=task["samples"],
         max_new_tokens=task["new_tokens"], temperature=1.0, actor_learning_rate=1e-4, critic_learning_rate=1e-4,
-        updates_per_rollout=1, rows_per_batch=16, ratio_clip=0.2, value_clip=5.0, center_advantages=False, seed=0,
+        updates_per_rollout=1, rows_per_batch=task["per_step"] * task["samples"], ratio_clip=0.2, value_clip=5.0,
+        center_advantages=False, seed=0,
     )  # fmt: skip
     prompts = [(str(at), chat_ids(trunk, messages(row))) for at, row in enumerate(task["rows"])]
     loop = LocalLoop(trunk, prompts, algorithm, LogMultiplier(), ScoreScale(), settings)
@@ -166,7 +178,7 @@ class Whole:
     def __init__(self, task: Task, pace: Pace) -> None:
         self.task, self.trunk, self.number = task, Trunk(task["model"]), 0
         width = self.trunk.model.config.hidden_size
-        self.heads = nn.ModuleDict({name: ScalarHead(width) for name in ("reward", "cost")})
+        self.heads = nn.ModuleDict({name: ScalarHead(width) for name in ("reward", "cost")}).to(self.trunk.device)
         heads = self.heads.parameters() if task["method"] == "reward" else ()
         self.parameters = [*self.trunk.model.parameters(), *heads]
         for parameter in self.parameters:
@@ -216,7 +228,7 @@ class Whole:
         last = torch.cat([self.states(packed).flatten(0, 1)[packed.last] for packed in packs]).float()
         last = last[torch.cat([packed.numbers for packed in packs]).argsort()]
         reward, cost = (self.heads[name](last)[:, 0].reshape(-1, 2) for name in ("reward", "cost"))
-        ones = torch.ones(len(rows))
+        ones = torch.ones_like(reward[:, 0])
         losses = reward_loss(reward[:, 0], reward[:, 1]), cost_loss(cost[:, 0], cost[:, 1], -ones, ones)
         self.descend(losses[0].loss + losses[1].loss)
 
@@ -233,12 +245,12 @@ class Whole:
         answers = [each.ids + end if each.finished or not each.ids else each.ids for each in sampled]
         texts = [trunk.tokenizer.decode(each.ids).lower() for each in sampled]
         reward, cost = (
-            torch.tensor([float(sum(word in text for word in self.task[words])) for text in texts])
+            torch.tensor([float(sum(word in text for word in self.task[words])) for text in texts], device=trunk.device)
             for words in ("reward_words", "cost_words")
         )
         self.multiplier.update(cost.tolist())
         algorithm = GRPOLagrangian(kl=0.0)
-        group = torch.arange(len(rows)).repeat_interleave(samples)
+        group = torch.arange(len(rows), device=trunk.device).repeat_interleave(samples)
         advantage = algorithm.advantage(reward, cost, group, self.multiplier.value)
         groups = [Group(prompt, answers[at * samples : (at + 1) * samples]) for at, prompt in enumerate(prompts)]
         losses = []

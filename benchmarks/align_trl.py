@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -41,6 +42,19 @@ def say(**answer: Any) -> None:
     print("@@" + json.dumps(answer), flush=True)
 
 
+def settle() -> None:
+    """Wait for what the GPU has still to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak() -> dict[str, int]:
+    """Most memory yet, MiB: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return {"peak_mib": torch.cuda.max_memory_allocated() // 2**20}
+    return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10}
+
+
 class Pace(TrainerCallback):
     """Stops after the steps that were asked for, until it is asked again."""
 
@@ -51,7 +65,8 @@ class Pace(TrainerCallback):
         self.left -= 1
         if self.left:
             return
-        say(seconds=time.perf_counter() - self.began, cpu=time.process_time() - self.cpu, **self.about)
+        settle()
+        say(seconds=time.perf_counter() - self.began, cpu=time.process_time() - self.cpu, **peak(), **self.about)
         self.left = int(sys.stdin.readline() or 0)
         if not self.left:
             os._exit(0)
@@ -82,7 +97,7 @@ def settings(kind: Any, **more: Any) -> Any:
         "save_strategy": "no",
         "logging_strategy": "no",
         "seed": 0,
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": TASK["precision"] != "fp32",
         "gradient_checkpointing": False,
         "dataloader_pin_memory": False,

@@ -14,6 +14,9 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from poise.models.trunk import Trunk
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would only wait for the other's
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("poise", deadline=None)  # a busy machine is no failure
 settings.load_profile("poise")
 

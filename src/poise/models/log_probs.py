@@ -20,6 +20,9 @@ from torch.autograd.function import once_differentiable
 from poise.errors import PoiseError
 
 CHUNK_BYTES = 32 * 2**20
+"""About a processor's cache."""
+_TIMES_ON_GPU = 8
+"""Small pieces leave a GPU idle: 4,096 positions of a 2,048 wide model took 8.0 ms at 1, 5.6 at 8, 5.4 at 64 times."""
 
 
 def token_log_probs(
@@ -32,9 +35,11 @@ def token_log_probs(
         weight: float[V, H], the vocabulary head (its gradient is computed only where it is asked for).
         targets: int64[N].
         temperature: the one that the tokens were sampled with.
-        chunk_bytes: float32 bytes of logits alive at once, at least one row; None is `CHUNK_BYTES`.
+        chunk_bytes: float32 bytes of logits alive at once, at least one row; None is `CHUNK_BYTES`, on a GPU 8 times.
     """
-    rows = max(1, (CHUNK_BYTES if chunk_bytes is None else chunk_bytes) // (4 * weight.shape[0]))
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES * (_TIMES_ON_GPU if weight.device.type == "cuda" else 1)
+    rows = max(1, chunk_bytes // (4 * weight.shape[0]))
     out: Tensor = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
         hidden, weight, targets, temperature, rows, torch.is_grad_enabled() and hidden.requires_grad
     )
