@@ -141,9 +141,10 @@ class Trunk(nn.Module):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
                 self.model.add_adapter(config, adapter_name=role)
-        for module in self.model.modules():
-            if isinstance(module, LoraLayer):
-                module.cast_input_dtype_enabled = False  # autocast multiplies in the trunk's format, see `upper`
+        self._adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        self._active = roles[-1] if roles else REFERENCE
+        for module in self._adapted:
+            module.cast_input_dtype_enabled = False  # autocast multiplies in the trunk's format, see `upper`
         for name, parameter in self.model.named_parameters():
             if ".lora_" in name:
                 parameter.data = parameter.data.float()
@@ -177,16 +178,26 @@ class Trunk(nn.Module):
             yield
             return
         if name == REFERENCE:
-            self.model.disable_adapters()
+            self._enable(False)
             try:
                 yield
             finally:
-                self.model.enable_adapters()
-                self._unfreeze()
+                self._enable(True)
         else:
-            self.model.set_adapter(name)
-            self._unfreeze()
+            if name not in self.roles:
+                raise ValueError(f"no role {name!r} among {self.roles}")
+            if name != self._active:  # the model's own `set_adapter` walks through all modules, some 10 ms each time
+                for layer in self._adapted:
+                    layer.set_adapter(name)
+                self._active = name
+                self._unfreeze()
             yield
+
+    def _enable(self, on: bool) -> None:
+        for layer in self._adapted:
+            layer.enable_adapters(on)
+        if on:
+            self._unfreeze()
 
     @property
     def roles_present(self) -> bool:

@@ -145,7 +145,7 @@ def train_preference(
     plan = planned_steps(data, settings.prompts_per_step, settings.epochs, settings.seed)
     scorer = Scorer(trunk, settings.max_tokens)
     optimizers = {
-        adapter: torch.optim.AdamW(scorer.parameters(adapter), lr=settings.learning_rate, weight_decay=0.0)
+        adapter: torch.optim.AdamW(scorer.parameters(adapter), lr=settings.learning_rate, weight_decay=0.0, fused=True)
         for adapter in scorer.adapters
     }
     history = _resume(checkpoint, scorer, optimizers)

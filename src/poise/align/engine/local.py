@@ -82,6 +82,7 @@ class LocalLoop:
                 lr=rates.get(role, settings.critic_learning_rate),
                 betas=(0.9, 0.95),
                 weight_decay=0.0,
+                fused=True,
             )
             for role in self.trained
         }

@@ -182,6 +182,7 @@ class Training:
             lr=settings.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=settings.weight_decay,
+            fused=True,
         )
         self.plan, self.epoch_ends = plan(
             [len(example.ids) for example in examples],

@@ -124,7 +124,11 @@ class OfflineTraining:
             self.trunk.load_role(objective.role, self.trunk.state_of(objective.start), saved_as=objective.start)
         parameters = self._parameters(objective)
         optimizer = torch.optim.AdamW(
-            parameters, lr=self.settings.learning_rate, betas=(0.9, 0.95), weight_decay=self.settings.weight_decay
+            parameters,
+            lr=self.settings.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )
         if state is not None:
             load_optimizer(optimizer, state["optimizer"])
