@@ -27,7 +27,7 @@ from poise.align.algorithms.grpo_lagrangian import GRPOLagrangian
 from poise.align.algorithms.pairs import PairLogProbs
 from poise.align.engine import LocalLoop, LoopSettings, ScoreScale, online_roles
 from poise.align.multiplier import LogMultiplier
-from poise.align.train.batches import Store, encode_pairs
+from poise.align.train.batches import Store, encode_pairs, lay_out, pair_log_probs
 from poise.align.train.data import TextPair
 from poise.align.train.objectives import PairObjective
 from poise.align.train.offline import OfflineTraining, Phase
@@ -43,7 +43,7 @@ from poise.preference.scorer import build_trunk
 from poise.preference.training import PreferenceTraining, train_preference
 
 WARM = 2
-AT_ONCE = 8192  # tokens of a batch
+AT_ONCE = 32768 if torch.cuda.is_available() else 8192  # tokens of a batch
 Task = dict[str, Any]
 
 
@@ -127,6 +127,10 @@ def run_dpo(task: Task, pace: Pace) -> None:
         else:
             pace.prepared()
 
+    if torch.cuda.is_available():  # loading kernels is no part of an epoch
+        layout = lay_out(pairs[: task["per_step"]], trunk.device)
+        pair_log_probs(trunk, [trunk.lower(part.ids, part) for part in layout.parts], layout, "actor").sum().backward()
+        trunk.zero_grad()
     pace.clock()
     OfflineTraining(trunk, [Phase("actor", begin)], settings, 0, checkpoint=folder / "state", on_step=on_step).run()
 

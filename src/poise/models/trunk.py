@@ -339,4 +339,6 @@ def load_causal_lm(source: str | Path, device: torch.device, dtype: torch.dtype 
         ) from error
     if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
         raise PoiseError("has no chat template or no end-of-sequence token", where=str(source), do="use a chat model")
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for each shape, 3 ms a layer, and ours never repeat
     return model.to(device).eval(), tokenizer

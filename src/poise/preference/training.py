@@ -265,7 +265,7 @@ def _descend(found: dict[str, PreferenceLoss | None], optimizer: torch.optim.Ada
     if not math.isfinite(float(norm)):
         raise FloatingPointError(f"the gradient of {' and '.join(found)} is {float(norm)}")
     optimizer.step()
-    if not all(p.isfinite().all() for group in optimizer.param_groups for p in group["params"]):
+    if not torch.stack([p.isfinite().all() for group in optimizer.param_groups for p in group["params"]]).all():
         raise FloatingPointError(f"the weights of {' and '.join(found)} are not finite after the step")
     return losses
 

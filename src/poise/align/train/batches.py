@@ -26,7 +26,8 @@ from poise.models.generate import chat_ids
 from poise.models.packing import WIDTH, Group, Packed, can_pack, pack, packed_log_probs
 from poise.models.trunk import Trunk
 
-_AT_ONCE = 8192  # tokens computed together where no gradient is kept
+_AT_ONCE = 8192  # tokens computed together
+_TIMES_ON_GPU = 4  # with gradients kept, a second batch saves no memory, and a GPU waits for each
 
 
 class EncodedPair(NamedTuple):
@@ -177,7 +178,8 @@ def lay_out(pairs: Sequence[EncodedPair], device: torch.device, shared: bool = T
     """The batches of some pairs. Args: shared, whether both responses stand behind one prompt."""
     width = max(WIDTH, *(pair.tokens for pair in pairs))  # so that no pair is cut in two
     groups = [Group(pair.prompt, pair.responses) for pair in pairs]
-    parts = pack(groups, max(width, _AT_ONCE), device, width=width, shared=shared)
+    most = _AT_ONCE * (_TIMES_ON_GPU if device.type == "cuda" else 1)
+    parts = pack(groups, max(width, most), device, width=width, shared=shared)
     return Layout(parts, [len(pair.prompt) for pair in pairs])
 
 
