@@ -109,7 +109,7 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact arithmetic on the CPU, whatever this machine would choose for its frozen weights."""
     import torch
 
-    for module in ("trunk", "encoder"):
+    for module in ("trunk", "encoder", "separate"):
         monkeypatch.setattr(f"poise.models.{module}.frozen_dtype", lambda device: torch.float32)
         monkeypatch.setattr(f"poise.models.{module}.default_device", lambda: torch.device("cpu"))
 

@@ -11,7 +11,7 @@ import torch
 
 from poise.models.trunk import Trunk
 
-sys.path.insert(0, str(Path(__file__).parent))  # online_case, for tests of the online engine
+sys.path.insert(0, str(Path(__file__).parent))  # online_case and launching, for tests below here
 
 ROLES = ("actor", "reward", "cost", "reward_critic", "cost_critic")
 

@@ -25,6 +25,8 @@ from poise.align.engine.processes import (
     joined,
     mine,
     share,
+    shared_out,
+    sum_gradients,
     total,
     world,
 )
@@ -138,8 +140,11 @@ def test_alone_everything_is_as_without(monkeypatch: pytest.MonkeyPatch) -> None
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([1.0, 2.0])
     average_gradients([weight], 3)
+    sum_gradients([weight])
     share([weight])
     assert weight.grad.tolist() == [1.0, 2.0] and weight.tolist() == [1.0, 1.0]
+    seen: list[int] = []
+    assert list(shared_out(["ab", "cde"], seen.append)) == ["ab", "cde"] and seen == [2, 3]
     written: list[int] = []
     by_first(lambda: written.append(1))
     assert written == [1]

@@ -26,10 +26,8 @@ TRAINED = ("actor", "reward_critic", "cost_critic")
 
 
 @pytest.fixture
-def model(tiny_lm: Path, float32: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(tiny_lm: Path, float32: None) -> Path:
     """Folder of the tiny model, computed in float32."""
-    monkeypatch.setattr("poise.models.separate.frozen_dtype", lambda device: torch.float32)
-    monkeypatch.setattr("poise.models.separate.default_device", lambda: torch.device("cpu"))
     return tiny_lm
 
 

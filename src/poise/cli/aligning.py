@@ -45,22 +45,22 @@ def train(
 ) -> None:
     """Align a model as a recipe says; run it again to go on after a stop.
 
-    Under `torchrun` or `accelerate launch --multi_gpu` online methods share each step's prompts.
+    Under `torchrun` or `accelerate launch --multi_gpu` the processes share each step's prompts or pairs.
     """
     import shutil
 
     from poise.align.engine.processes import joined
-    from poise.align.train import train_online_run
+    from poise.align.train import train_offline, train_online_run
     from poise.data.resumable import work_folder
     from poise.pipeline.lock import locked
 
     read = read_recipe(recipe, overrides)
     with joined() as world:
-        if world.size > 1 and read.method.kind != "online":
+        if world.size > 1 and read.method.kind == "sft":
             what = f"method {read.method.name!r} runs in one process, not in {world.size}"
             raise PoiseError(what, where="align train", do="start it without accelerate or torchrun")
         if world.rank:  # the first process locks, writes and prints
-            train_online_run(read, out)
+            {"online": train_online_run, "offline": train_offline}[read.method.kind](read, out)
             return
         work = work_folder(out)
         work.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new model folder.")],
     force: Annotated[bool, typer.Option("--force", help="Replace what is at --out.")] = False,
 ) -> None:
-    """Merge the adapter of a run into its model: a plain Hugging Face folder."""
+    """A run's policy as a plain Hugging Face folder: its adapter merged into the model, or all weights as they are."""
     from poise.align.train import export_merged
 
     export_merged(run, out, replace=force)

@@ -78,6 +78,8 @@ def make_recipe(tiny_lm: Path, pair_file: Path, float32: None) -> Callable[..., 
                 given[name] = {**given.get(name, {}), **value}
             else:
                 head[name] = value
+        if given["training"].get("weights") == "all" and "adapter" not in changes:
+            del given["adapter"]
         return recipe_of(Head(**head), {name: models[name](**values) for name, values in given.items()}, "recipe")
 
     return make

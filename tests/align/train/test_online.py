@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import COMMAND, launched
 
 from poise.align.multiplier import LinearMultiplier, LogMultiplier, RectifiedMultiplier
 from poise.align.train import METHODS, Head, Recipe, Watch, open_policy, recipe_of, sections, train_online_run
@@ -19,14 +16,6 @@ from poise.align.train.online_sections import MultiplierSection, multiplier_of
 from poise.data.resumable import work_folder
 from poise.errors import PoiseError
 
-FLOAT32 = """
-import sys, torch, poise.models.trunk as trunk
-trunk.frozen_dtype = lambda device: torch.float32
-torch.set_num_threads(1)
-from poise.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-"""The command in float32, as the fixture `float32` has it here."""
 ROLLOUT = {"steps": 2, "prompts_per_step": 3, "responses_per_prompt": 2, "max_new_tokens": 6, "save_every": 1}
 EVALUATION = {"every": 1, "prompts": 2, "benign": 2, "max_new_tokens": 6}
 
@@ -94,12 +83,12 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(make_online: Callable[...,
 
 @pytest.mark.slow
 def test_two_processes_of_the_command_make_the_run_of_one(make_online: Callable[..., Recipe], tmp_path: Path) -> None:
-    """Started as torchrun starts them; the first one writes. A method on pairs says that it runs in one."""
+    """Started as torchrun starts them; the first one writes. Fine-tuning says that it runs in one."""
     recipe = make_online("grpo_lagrangian", rollout={"prompts_per_step": 4}, sinks=("jsonl",))
     train_online_run(recipe, tmp_path / "one")
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(recipe.sections()))  # JSON is YAML
-    both = launched(["align", "train", str(file), "--out", str(tmp_path / "two")])
+    both = launched(COMMAND, ["align", "train", str(file), "--out", str(tmp_path / "two")])
     assert [code for code, _, _ in both] == [0, 0], both
     assert "run:" in both[0][1] and both[1][1] == ""
     one, two = (
@@ -109,29 +98,10 @@ def test_two_processes_of_the_command_make_the_run_of_one(make_online: Callable[
     assert [row["cost"] for row in two] == pytest.approx([row["cost"] for row in one], abs=1e-3)
     assert [row["multiplier"] for row in two] == pytest.approx([row["multiplier"] for row in one], abs=1e-4)
     assert len((tmp_path / "two" / "steps.jsonl").read_text().splitlines()) == 2
-    dpo = {"name": "x", "method": "dpo", "model": recipe.head.model, "data": {"files": str(recipe.data.paths[0])}}
-    file.write_text(json.dumps(dpo))
-    for code, _, error in launched(["align", "train", str(file), "--out", str(tmp_path / "three")]):
-        assert code == 2 and "method 'dpo' runs in one process, not in 2" in error
-
-
-def launched(words: list[str]) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors of each of two processes of one command."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    paths = os.pathsep.join(path for path in sys.path if path)
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", FLOAT32, *words],
-            env={**os.environ, **about, "RANK": str(rank), "PYTHONPATH": paths},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    told = [child.communicate(timeout=120) for child in children]
-    return [(child.returncode, *texts) for child, texts in zip(children, told, strict=True)]
+    sft = {"name": "x", "method": "sft", "model": recipe.head.model, "data": {"files": str(recipe.data.paths[0])}}
+    file.write_text(json.dumps(sft))
+    for code, _, error in launched(COMMAND, ["align", "train", str(file), "--out", str(tmp_path / "three")]):
+        assert code == 2 and "method 'sft' runs in one process, not in 2" in error
 
 
 def test_the_ptx_term_is_learnt_beside(make_online: Callable[..., Recipe], tmp_path: Path) -> None:

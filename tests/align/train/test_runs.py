@@ -150,6 +150,31 @@ def test_micro_batches_and_the_cache_do_not_matter(make_recipe: Make, tmp_path: 
     assert losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[0] == pytest.approx(losses[2], abs=1e-5)
 
 
+def test_gradient_checkpointing_computes_layers_again_and_changes_no_bit(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    forward, seen = LlamaAttention.forward, [0]
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        seen[0] += torch.is_grad_enabled()
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
+    counts = []
+    for name, on in (("kept", False), ("again", True)):
+        seen[0] = 0
+        train_offline(make_recipe("dpo", training={"gradient_checkpointing": on}), tmp_path / name)
+        counts.append(seen[0])
+    assert counts[0] > 0 and counts[1] == 2 * counts[0]  # once more in each backward pass
+    assert contents(tmp_path / "again") == contents(tmp_path / "kept")
+    with pytest.raises(StoppedError):  # a run that found too little memory goes on with it
+        train_offline(make_recipe("dpo"), tmp_path / "changed", stop_at(3))
+    train_offline(make_recipe("dpo", training={"gradient_checkpointing": True}), tmp_path / "changed")
+    assert contents(tmp_path / "changed") == contents(tmp_path / "kept")
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_step(
     make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poise.align.train import Recipe
-from poise.align.train.batches import EncodedPair, Store, encode_pairs
+from poise.align.train.batches import EncodedPair, Store, encode_pairs, pair_log_probs
 from poise.align.train.data import read_pairs
 from poise.align.train.phases import Job, phases_of
 from poise.errors import PoiseError
@@ -68,6 +68,23 @@ def test_log_probs_are_those_of_whole_logits(
     real = [part.mask.any(1)[:, 0] if part.mask is not None else None for part in store.lay_out(chosen).parts]
     for one, two, mask in zip(kept, computed, real, strict=True):
         assert mask is not None and torch.allclose(one[mask], two[mask], atol=1e-5)
+
+
+def test_outputs_are_kept_where_each_response_has_its_own_prompt(
+    trunk: Trunk, pairs: list[EncodedPair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a model that can't tell two responses behind one prompt apart."""
+    monkeypatch.setattr("poise.align.train.batches.can_pack", lambda model: False)
+    store = Store(trunk, pairs, tmp_path, 10**9)
+    values = store.log_probs("actor")
+    assert torch.allclose(values, torch.tensor([by_whole_logits(trunk, pair, "actor") for pair in pairs]), atol=1e-3)
+    rows = sum(pair.tokens + len(pair.prompt) for pair in pairs)
+    assert (tmp_path / "lower.bin").stat().st_size == rows * 32 * 4  # hidden 32, float32
+    chosen = [0, 7, 11]
+    layout = store.lay_out(chosen)
+    monkeypatch.setattr(trunk, "lower", None)  # nothing is computed again
+    again = pair_log_probs(trunk, store.lower(chosen, layout), layout, "actor")
+    assert torch.allclose(again, values[chosen], atol=1e-3)
 
 
 def test_a_torn_file_is_written_again(trunk: Trunk, pairs: list[EncodedPair], tmp_path: Path) -> None:

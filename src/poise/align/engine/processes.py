@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -24,9 +24,12 @@ from torch import Tensor, distributed
 from poise.errors import PoiseError
 
 Item = TypeVar("Item")
+Group = TypeVar("Group", bound=Sequence[Any])
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others before it gives up; a rollout or an evaluation may take long."""
+_AT_ONCE = 2**24
+"""About so many numbers of a gradient go into one exchange, so that a whole model's need no second copy."""
 
 
 class World(NamedTuple):
@@ -98,8 +101,33 @@ def mine(items: Sequence[Item]) -> list[Item]:
     return list(items[rank::size])
 
 
+def shared_out(groups: Sequence[Group], on_rows: Callable[[int], object]) -> Iterator[Group]:
+    """This process's groups of rows, as `mine`, one after the other.
+
+    Args:
+        on_rows: told the rows of every group as it goes by, so that one process's progress is that of all.
+    """
+    own = {*mine(range(len(groups)))}
+    for number, group in enumerate(groups):
+        if number in own:
+            yield group
+        on_rows(len(group))
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its sum over processes: for losses that are divided by what all have together.
+
+    A process without a row takes part. A parameter without a gradient in any process stays without.
+
+    Args:
+        parameters: the same ones in the same order in every process.
+    """
+    if world().size > 1:
+        _exchange(parameters, 1.0)
+
+
 def average_gradients(parameters: Iterable[Tensor], weight: float) -> None:
-    """Replace each gradient by sum_r w_r g_r / sum_r w_r over processes r, in one exchange.
+    """Replace each gradient by sum_r w_r g_r / sum_r w_r over processes r.
 
     With w_r the number of rows (or tokens) that process r's loss is a mean over, that is the gradient of the mean over
     all of them. A parameter without a gradient in any process stays without; one process may have no row (weight 0).
@@ -115,20 +143,27 @@ def average_gradients(parameters: Iterable[Tensor], weight: float) -> None:
         raise ValueError(f"the weight of a process's gradient is {weight}; it is a count of rows")
     if world().size == 1:
         return
-    wanted = [p for p in parameters if p.requires_grad]
-    device = wanted[0].device if wanted else torch.device("cpu")
-    present = torch.tensor([float(p.grad is not None) for p in wanted], device=device)
-    parts = [(p.grad if p.grad is not None else torch.zeros_like(p)).detach().float().flatten() for p in wanted]
-    flat = torch.cat([*(part * weight for part in parts), present, torch.tensor([weight], device=device)])
-    distributed.all_reduce(flat)
-    total = float(flat[-1])
-    if total <= 0:
+    (whole,) = total([weight])
+    if whole <= 0:
         raise ValueError("no process has a row in this step")
-    at, seen = 0, flat[-1 - len(wanted) : -1]
-    for number, parameter in enumerate(wanted):
-        piece = flat[at : at + parameter.numel()].reshape(parameter.shape) / total
-        at += parameter.numel()
-        parameter.grad = piece.to(parameter.dtype) if seen[number] > 0 else None
+    _exchange(parameters, weight / whole)
+
+
+def _exchange(parameters: Iterable[Tensor], factor: float) -> None:
+    """Replace each gradient by the sum over processes of factor x gradient."""
+    wanted = [p for p in parameters if p.requires_grad]
+    present = total([float(p.grad is not None) for p in wanted])
+    pieces: dict[int, list[Tensor]] = {}
+    before = 0
+    for parameter in (p for p, count in zip(wanted, present, strict=True) if count):
+        pieces.setdefault(before // _AT_ONCE, []).append(parameter)
+        before += parameter.numel()
+    for piece in pieces.values():
+        parts = [(p.grad if p.grad is not None else torch.zeros_like(p)).detach().float().flatten() for p in piece]
+        flat = torch.cat(parts) * factor
+        distributed.all_reduce(flat)
+        for parameter, part in zip(piece, torch.split(flat, [p.numel() for p in piece]), strict=True):
+            parameter.grad = part.reshape(parameter.shape).to(parameter.dtype)
 
 
 def total(values: Sequence[float]) -> list[float]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from poise.align.engine.processes import agreed, by_first, shared_out, total
 from poise.align.sft.instructions import BadRowError
 from poise.align.sft.templates import Control, control_tokens
 from poise.align.train.data import Message, TextPair
@@ -230,6 +231,7 @@ class Store:
         self._width, self._dtype = int(trunk.model.config.get_text_config().hidden_size), trunk.model.dtype
         self._shared = _can_share(trunk, pairs)
         self._offsets, self._rows = [-1] * len(pairs), 0
+        self._bytes = self._width * torch.empty(0, dtype=self._dtype).element_size()
         self._kept: Tensor | None = None
 
     def lay_out(self, chosen: Sequence[int]) -> Layout:
@@ -253,7 +255,8 @@ class Store:
     def log_probs(self, role: str, groups: Sequence[Sequence[int]] | None = None, name: str = "") -> Tensor:
         """log pi(y | x) under a role as it is now, float32[N, 2]; not computed again after a stop.
 
-        The first call of a run keeps the lower layers' outputs too.
+        The first call of a run keeps the lower layers' outputs too. Several processes share the groups, and write into
+        one file; each has all values.
 
         Args:
             groups: pairs that are computed together, each once; others stay 0. None is all pairs by length.
@@ -263,55 +266,77 @@ class Store:
             PoiseError: a log-probability is not a number.
         """
         file, kept = self._folder / f"log-probs-{role}{name and '-'}{name}.safetensors", self._folder / "lower.bin"
-        state = load_state(file) if file.is_file() else None
-        if state is not None and (self._kept is not None or self._open(kept, state["offsets"].tolist(), state["rows"])):
+        part = kept.with_suffix(".part")
+        state, before = load_state(file) if file.is_file() else None, self._kept
+        whole = state is not None and (before is not None or self._open(kept, state["offsets"].tolist(), state["rows"]))
+        if agreed(whole) and state is not None:
             values: Tensor = state["log_probs"]
             return values
+        self._kept = before
         if groups is None:
             groups = by_length([pair.tokens for pair in self.pairs], 2 * _AT_ONCE)
         values = torch.zeros(len(self.pairs), 2)
         keeping = self._kept is None
         if keeping:
-            self._rows, self._offsets = 0, [-1] * len(self.pairs)
-        with (kept if keeping else Path(os.devnull)).open("wb") as stream:
-            for chosen in groups:
+            self._find_room(groups)
+            by_first(lambda: _of_size(part, self._rows * self._bytes))
+        with (part if keeping else Path(os.devnull)).open("r+b") as stream:
+            for chosen in shared_out(groups, self._on_rows):
                 layout = self.lay_out(chosen)
                 lower = self.lower(chosen, layout)
                 if keeping and self._limit:
                     self._keep(stream, lower, chosen, layout)
                 values[list(chosen)] = pair_log_probs(self.trunk, lower, layout, role).cpu()
-                self._on_rows(len(chosen))
             stream.flush()
             if keeping:
                 os.fsync(stream.fileno())
+        values = torch.tensor(total(values.flatten().tolist())).reshape(values.shape)
         if not bool(values.isfinite().all()):
             odd = int((~values.isfinite()).any(-1).nonzero()[0, 0])
             where = self.pairs[odd].text.where
             raise PoiseError(f"a log-probability of {role} is not a number", where=where, do="remove it", exit_code=4)
-        save_state(file, {"log_probs": values, "offsets": torch.tensor(self._offsets), "rows": self._rows})
+        if keeping:
+            by_first(lambda: part.replace(kept))
+        done = {"log_probs": values, "offsets": torch.tensor(self._offsets), "rows": self._rows}
+        by_first(lambda: save_state(file, done))
         if keeping:
             self._open(kept, self._offsets, self._rows)
         return values
 
+    def _find_room(self, groups: Sequence[Sequence[int]]) -> None:
+        """Where the outputs of each pair will stand in the file; -1 where there is no room."""
+        self._rows, self._offsets = 0, [-1] * len(self.pairs)
+        for at in (at for chosen in groups for at in chosen):
+            pair = self.pairs[at]
+            rows = pair.tokens + (0 if self._shared else len(pair.prompt))
+            if (self._rows + rows) * self._bytes <= self._limit:
+                self._offsets[at] = self._rows
+                self._rows += rows
+
     def _keep(self, stream: Any, lower: Sequence[Tensor], chosen: Sequence[int], layout: Layout) -> None:
-        """Append what there is room for."""
+        """Write what there is room for."""
         flat = [each.reshape(-1, self._width).cpu() for each in lower]
         for at, pieces in zip(chosen, layout.places(), strict=True):
-            states = torch.cat([flat[part][places] for part, places in pieces])
-            if (self._rows + len(states)) * self._width * states.element_size() <= self._limit:
-                self._offsets[at] = self._rows
+            if self._offsets[at] >= 0:
+                states = torch.cat([flat[part][places] for part, places in pieces])
+                stream.seek(self._offsets[at] * self._bytes)
                 stream.write(states.view(torch.uint8).numpy().data)
-                self._rows += len(states)
 
     def _open(self, file: Path, offsets: list[int], rows: int) -> bool:
         """Map the file of kept outputs; false when it is not whole."""
-        size, item = rows * self._width, torch.empty(0, dtype=self._dtype).element_size()
-        if rows and (not file.is_file() or file.stat().st_size != size * item):
+        if rows and (not file.is_file() or file.stat().st_size != rows * self._bytes):
             return False
         self._offsets, self._rows = offsets, rows
         if rows:
-            self._kept = torch.from_file(str(file), shared=False, size=size, dtype=self._dtype).view(rows, self._width)
+            flat = torch.from_file(str(file), shared=False, size=rows * self._width, dtype=self._dtype)
+            self._kept = flat.view(rows, self._width)
         return True
+
+
+def _of_size(file: Path, size: int) -> None:
+    """A new file of so many bytes, into which several processes can write."""
+    with file.open("wb") as stream:
+        stream.truncate(size)
 
 
 def _can_share(trunk: Trunk, pairs: Sequence[EncodedPair]) -> bool:

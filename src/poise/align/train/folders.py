@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from poise import __version__
 from poise.align.engine.sinks import LINES, sinks
-from poise.align.train.adapters import REPORT, save_adapter
+from poise.align.train.policies import REPORT, Policy
 from poise.align.train.recipe import Recipe
 from poise.data.corpus import write_jsonl
 from poise.data.folders import partial_folder, write_json
@@ -38,21 +37,11 @@ class Watch(NamedTuple):
     note: Callable[[str], object] = lambda text: None
 
 
-def adapter_shape(trunk: Trunk, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """What a report tells of the adapter. Args: tensors, see `adapters.adapter_tensors`."""
-    rank = next(tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name)
-    return {
-        "rank": rank,
-        "shared_layers": trunk.shared_layers,
-        "weights": sum(tensor.numel() for tensor in tensors.values()),
-    }
-
-
 def write_run(
     out: Path,
     recipe: Recipe,
     trunk: Trunk,
-    tensors: Mapping[str, Tensor],
+    policy: Policy,
     history: Sequence[dict[str, Any]],
     left_out: Sequence[tuple[str, str]],
     report: dict[str, Any],
@@ -61,7 +50,7 @@ def write_run(
     """Write a run, which appears when it is complete.
 
     Args:
-        tensors: of the actor's adapter, see `adapters.adapter_tensors`.
+        policy: the actor.
         history: a row a step.
         left_out: rows that were not used, (rule, place) each.
         report: of the run.
@@ -74,7 +63,7 @@ def write_run(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_adapter(partial, tensors, str(trunk.model.config._name_or_path))
+        policy.save(partial)
         trunk.tokenizer.save_pretrained(partial)
         write_jsonl(partial / "history.jsonl", history)
         write_jsonl(partial / "left-out.jsonl", ({"rule": rule, "where": where} for rule, where in left_out))

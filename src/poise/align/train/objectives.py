@@ -19,6 +19,8 @@ from poise.align.train.batches import Store, pair_log_probs
 from poise.models.log_probs import head_weight, token_log_probs
 from poise.models.trunk import REFERENCE, Trunk
 
+_OF_PAIRS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
+
 
 class Measured(NamedTuple):
     """Of some items. Args: loss, the sum with its gradient; sums, of everything that is reported, and the loss;
@@ -40,6 +42,7 @@ class Objective(Protocol):
         parameters: names of the tensors that are trained (as in `Trunk.state_of`), None for all of the role.
         train, held_out: items to learn from and to evaluate on.
         lengths, weights: of every item: tokens, and share in the loss.
+        measures: names of the sums that `measure` reports, in order.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Objective(Protocol):
     held_out: list[int]
     lengths: list[int]
     weights: list[int]
+    measures: tuple[str, ...]
 
     def prepare(self, groups: Sequence[Sequence[int]]) -> None:
         """Called once before the phase, with all groups of items that will be measured together."""
@@ -101,6 +105,7 @@ class PairObjective:
         self.held_out = [at for at in chosen if is_held_out[at]]
         self.lengths = [pair.tokens for pair in store.pairs]
         self.weights = [1] * len(store.pairs)
+        self.measures = (*_OF_PAIRS, *self._marks)
 
     def prepare(self, groups: Sequence[Sequence[int]]) -> None:
         """Log-probabilities of the reference, in the very batches in which the policy's will be computed.
@@ -119,14 +124,8 @@ class PairObjective:
         rows = torch.arange(len(items), device=policy.device)
         four = (policy[rows, first], policy[rows, 1 - first], reference[rows, first], reference[rows, 1 - first])
         loss, chosen, rejected = self._loss(PairLogProbs(*four), at)
-        sums = {
-            "loss": loss.detach().sum(),
-            "accuracy": (chosen > rejected).sum(),
-            "margin": (chosen - rejected).sum(),
-            "chosen_reward": chosen.sum(),
-            "rejected_reward": rejected.sum(),
-        }
-        told = {name: float(value) for name, value in sums.items()}
+        values = (loss.detach(), chosen > rejected, chosen - rejected, chosen, rejected)
+        told = {name: float(value.sum()) for name, value in zip(_OF_PAIRS, values, strict=True)}
         told |= {name: float(sum(marks[item] for item in items)) for name, marks in self._marks.items()}
         return Measured(loss.sum(), told, layout.tokens, layout.padding)
 
@@ -158,6 +157,7 @@ class LabelObjective:
         self.train = [at for at in range(len(rows)) if not is_held_out[at]]
         self.held_out = [at for at in range(len(rows)) if is_held_out[at]]
         self.lengths = [sum(len(row.ids) for row in item) for item in rows]
+        self.measures: tuple[str, ...] = ("loss",)
         self.weights = [sum(label != IGNORED for row in item for label in row.labels) for item in rows]
 
     def prepare(self, groups: Sequence[Sequence[int]]) -> None:

@@ -3,7 +3,8 @@
 A step's gradient is the summed loss of its items divided by their weight, whatever the micro-batches are. Items of a
 step are computed in order of length, so that a micro-batch holds little padding; which items stand in a step, and the
 order of steps, are shuffles from seed, phase and epoch. Everything that changes is in the checkpoint, so a run that was
-killed at any moment ends in the same bits as one that was not. Left out: several devices, gradient checkpointing.
+killed at any moment ends in the same bits as one that was not. Several processes share the micro-batches of a step
+(`engine.processes`) and sum what they found, so that all take the step that one would take; the first writes.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from poise.align.engine.processes import by_first, mine, share, shared_out, sum_gradients, total
 from poise.align.sft.training import learning_rate
 from poise.align.train.objectives import Objective
 from poise.align.train.recipe import TrainingSection
@@ -66,11 +68,10 @@ def looks_of(objective: Objective, settings: TrainingSection) -> list[list[int]]
 def evaluate(objective: Objective, groups: Sequence[Sequence[int]], on_rows: Callable[[int], object] = ignore) -> Entry:
     """Means over the held-out items. Args: groups of them, see `looks_of`."""
     sums: Counter[str] = Counter()
-    for items in groups:
+    for items in shared_out(groups, on_rows):
         sums.update(objective.measure(items).sums)
-        on_rows(len(items))
     weight = sum(objective.weights[at] for at in objective.held_out)
-    return {**{name: value / weight for name, value in sums.items()}, "items": len(objective.held_out)}
+    return {**_means(objective, sums, weight), "items": len(objective.held_out)}
 
 
 class OfflineTraining:
@@ -115,6 +116,7 @@ class OfflineTraining:
                 checkpoint), or the checkpoint is damaged.
         """
         state = self._resume()
+        share(parameter for role in self.trunk.roles for parameter in self.trunk.parameters_of(role))
         for number in range(state["phase"] if state else 0, len(self.phases)):
             resumed = state if state and state["phase"] == number else None
             self._run_phase(number, self.phases[number].make(), resumed)
@@ -148,6 +150,7 @@ class OfflineTraining:
             if done == total or done % self.settings.save_every == 0:
                 self._save(number, done, optimizer)
             self._on_step(objective.name, done, total, self.history[-1]["loss"])
+        optimizer.zero_grad()  # gives the room of this role's gradients to the next phase
 
     def _descend(
         self,
@@ -162,15 +165,20 @@ class OfflineTraining:
         batches = steps[step]
         weight = sum(objective.weights[at] for items in batches for at in items)
         sums: Counter[str] = Counter()
-        tokens = padding = 0
+        tokens, padding, odd = 0, 0, [False] * len(batches)
         optimizer.zero_grad()
-        for items in batches:
-            measured = objective.measure(items)
-            if not math.isfinite(float(measured.loss.detach())):
-                self._stop(number, objective, optimizer, step, "the loss", items)
+        for at in mine(range(len(batches))):
+            measured = objective.measure(batches[at])
+            odd[at] = not math.isfinite(float(measured.loss.detach()))
+            if odd[at]:
+                break
             (measured.loss / weight).backward()  # type: ignore[no-untyped-call]
             sums.update(measured.sums)
             tokens, padding = tokens + measured.tokens, padding + measured.padding
+        tokens, padding, *wrong = map(int, total([tokens, padding, *odd]))
+        if any(wrong):
+            self._stop(number, objective, optimizer, step, "the loss", batches[wrong.index(1)])
+        sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip))
         if not math.isfinite(norm):
             self._stop(number, objective, optimizer, step, "the gradient", [at for items in batches for at in items])
@@ -180,7 +188,7 @@ class OfflineTraining:
         optimizer.step()
         self.tokens, self.padding = self.tokens + tokens, self.padding + padding
         self.items += sum(map(len, batches))
-        means = {name: value / weight for name, value in sums.items()}
+        means = _means(objective, sums, weight)
         self.history.append({"phase": objective.name, "step": step + 1, **means, "rate": rate, "norm": norm})
 
     def _stop(
@@ -210,8 +218,9 @@ class OfflineTraining:
     def _parameters(self, objective: Objective) -> list[torch.nn.Parameter]:
         if objective.parameters is None:
             return self.trunk.parameters_of(objective.role)
-        wanted = set(objective.parameters)
-        return [parameter for name, parameter in self.trunk.model.named_parameters() if name in wanted]
+        wanted, role = set(objective.parameters), objective.role
+        named = zip(self.trunk.state_of(role), self.trunk.parameters_of(role), strict=True)
+        return [parameter for name, parameter in named if name in wanted]
 
     def _evaluate(self, objective: Objective, looks: list[list[int]], step: int) -> None:
         if looks:
@@ -229,7 +238,7 @@ class OfflineTraining:
             "counts": [self.tokens, self.padding, self.items],
             "seconds": self.seconds,
         }
-        save_state(self._checkpoint, state)
+        by_first(lambda: save_state(self._checkpoint, state))
 
     def _resume(self) -> dict[str, Any] | None:
         if not self._checkpoint.is_file():
@@ -243,6 +252,12 @@ class OfflineTraining:
         self.history, self.evaluations, self.seconds = state["history"], state["evaluations"], state["seconds"]
         self.tokens, self.padding, self.items = state["counts"]
         return state
+
+
+def _means(objective: Objective, sums: Mapping[str, float], weight: float) -> Entry:
+    """What the processes measured together, over the weight of all items."""
+    names = objective.measures
+    return {name: value / weight for name, value in zip(names, total([sums[name] for name in names]), strict=True)}
 
 
 def _by_length(objective: Objective, items: Sequence[int]) -> list[int]:

@@ -29,13 +29,11 @@ from poise.align.engine.processes import by_first
 from poise.align.multiplier import Multiplier
 from poise.align.sft import read_instructions
 from poise.align.sft.templates import control_tokens
-from poise.align.train.adapters import REPORT, adapter_tensors
 from poise.align.train.batches import check_template
 from poise.align.train.curves import draw_online
 from poise.align.train.data import Prompts, is_held_out, read_prompts
 from poise.align.train.folders import (
     Watch,
-    adapter_shape,
     cant_be_written,
     keep_shown,
     peak_memory_mb,
@@ -44,6 +42,7 @@ from poise.align.train.folders import (
     write_run,
 )
 from poise.align.train.online_sections import multiplier_of
+from poise.align.train.policies import REPORT, policy_of
 from poise.align.train.recipe import Recipe
 from poise.align.train.scoring import Scores, open_scores
 from poise.data import load_seeds, text_id, uniform_seed
@@ -139,10 +138,9 @@ def _run(
             ptx=ptx,
         )
     history = [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in result.history]
-    tensors = adapter_tensors(trunk, "actor")
-    report = _report(recipe, asked, result, history, identity)
+    policy = policy_of(trunk)
+    report = _report(recipe, asked, result, history, identity) | policy.told
     report["seconds_of_this_sitting"] = round(time.perf_counter() - started, 2)
-    report["adapter"] = adapter_shape(trunk, tensors)
 
     def more(folder: Path) -> None:
         draw_online(folder / "curves.svg", history, identity["threshold"])
@@ -151,7 +149,7 @@ def _run(
         keep_shown(work, folder)
 
     def write() -> None:
-        write_run(out, recipe, trunk, tensors, history, asked.left_out, report, more)
+        write_run(out, recipe, trunk, policy, history, asked.left_out, report, more)
         shutil.rmtree(work, ignore_errors=True)
 
     by_first(write)

@@ -95,11 +95,14 @@ class TrainingSection(Section):
         learning_rate: at the top.
         warmup: share of the steps in which the rate rises; then it falls as half a cosine.
         weight_decay, clip: of AdamW; largest norm of the gradient.
+        weights: what is trained, an adapter or all weights of the model; those take a rate some 100 times lower.
         pairs_per_step: pairs of an optimizer step.
         pairs_per_batch: pairs computed together; no effect on the result but for rounding.
         evaluate_every: steps between evaluations besides the first and the last, 0 for none.
         save_every: steps between checkpoints; no effect on the result.
         cache_mb: disk for the outputs of the layers below the adapters, which then run once for all epochs.
+        gradient_checkpointing: compute each layer's insides again in the backward pass instead of keeping them: less
+            memory, one more forward pass; no effect on the result.
     """
 
     epochs: int = Field(1, ge=1)
@@ -108,11 +111,13 @@ class TrainingSection(Section):
     warmup: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0)
+    weights: Literal["adapter", "all"] = "adapter"
     pairs_per_step: int = Field(16, ge=1)
     pairs_per_batch: int = Field(8, ge=1)
     evaluate_every: int = Field(0, ge=0)
     save_every: int = Field(20, ge=1)
     cache_mb: int = Field(2048, ge=0)
+    gradient_checkpointing: bool = False
 
 
 class Recipe(NamedTuple):
@@ -122,7 +127,8 @@ class Recipe(NamedTuple):
         head: its top.
         method: the method.
         constants: the method's section.
-        parts: the other sections that the method reads, by name, defaults where the file has none.
+        parts: the other sections that the method reads, by name, defaults where the file has none; None where there
+            is no default, and for `adapter` where all weights are trained.
     """
 
     head: Head
@@ -167,7 +173,7 @@ def _values(name: str, part: BaseModel, without: Sequence[str] = ()) -> dict[str
 
 _FREE: Mapping[str, tuple[str, ...]] = {
     "data": ("files",),
-    "training": ("save_every", "cache_mb"),
+    "training": ("save_every", "cache_mb", "gradient_checkpointing"),
     "rollout": ("save_every",),
 }
 """Keys that another run may have and be the same: the rows are known by their digest."""
@@ -238,6 +244,12 @@ def recipe_of(head: Head, found: Mapping[str, BaseModel], where: str) -> Recipe:
         do = "give the folder that `poise align preference` wrote" if scored else "remove the key"
         raise PoiseError(f"method {method.name!r} {what}", where=f"{where}: scores", do=do)
     filled = {name: found.get(name) or (None if name in _OPTIONAL else model()) for name, model in parts.items()}
+    training = filled.get("training")
+    if isinstance(training, TrainingSection) and training.weights == "all":
+        if "adapter" in found:
+            what = "section 'adapter' is not read where training.weights is 'all'"
+            raise PoiseError(what, where=where, do="remove it")
+        filled["adapter"] = None
     constants = found.get(method.name) or method.section()()
     recipe = Recipe(head, method, constants, filled)
     if method.kind == "online":

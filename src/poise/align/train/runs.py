@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from poise.align.train.adapters import REPORT, adapter_tensors, merged_adapters
+from poise.align.engine.processes import by_first, world
 from poise.align.train.batches import Encoded, Store, encode_pairs
 from poise.align.train.curves import draw_curves
 from poise.align.train.data import Pairs, chosen_rows, is_held_out, read_pairs
 from poise.align.train.folders import (
     Watch,
-    adapter_shape,
     cant_be_written,
     keep_shown,
     peak_memory_mb,
@@ -32,12 +31,15 @@ from poise.align.train.folders import (
 from poise.align.train.methods import SACPOOptions
 from poise.align.train.offline import OfflineTraining, Phase
 from poise.align.train.phases import ROLES, Job, phases_of
+from poise.align.train.policies import REPORT, policy_of
 from poise.align.train.recipe import Recipe
 from poise.align.train.scoring import open_scores, score_pairs
 from poise.data.resumable import finished, open_work, refuse_foreign, work_folder
 from poise.errors import PoiseError
 from poise.models.bundled import resolve
 from poise.models.fingerprint import fingerprint
+from poise.models.recompute import recompute_layers
+from poise.models.separate import SeparateModels
 from poise.models.trunk import Trunk
 
 
@@ -86,19 +88,35 @@ def train_offline(recipe: Recipe, out: Path, watch: Watch | None = None) -> dict
     job = _job(recipe, trunk, rows, work, watch)
     phases = phases_of(job)
     watch.note(f"{rows.is_held_out.count(False):,} pairs to train on, {rows.is_held_out.count(True):,} held out")
+    if (
+        batches := -(-recipe.parts["training"].pairs_per_step // recipe.parts["training"].pairs_per_batch)
+    ) < world().size:
+        watch.note(f"{batches} batches a step for {world().size} processes: lower training.pairs_per_batch")
     try:
-        open_work(work, identity)
-        report = _run(job, phases, rows, out, identity, watch)
-        shutil.rmtree(work, ignore_errors=True)
+        by_first(lambda: open_work(work, identity))
+        return _run(job, phases, rows, out, identity, watch)
     except OSError as error:
         raise cant_be_written(error, work) from error
-    return report
 
 
 def _trunk(recipe: Recipe, source: Path | str) -> Trunk:
+    """One model with adapters for the method's roles, or a whole model for each."""
+    roles, adapter = ROLES.get(recipe.method.name, ("actor",)), recipe.parts["adapter"]
+    trunk: Trunk
+    if adapter is None:
+        trunk = SeparateModels(dict.fromkeys(roles, source), seed=recipe.head.seed)
+    else:
+        shared = _shared_layers(source, adapter.adapted_layers)
+        trunk = Trunk(source, roles=roles, shared_layers=shared, rank=adapter.rank, seed=recipe.head.seed)
+    if recipe.parts["training"].gradient_checkpointing:
+        recompute_layers(trunk)
+    return trunk
+
+
+def _shared_layers(source: Path | str, wanted: int | None) -> int:
     from transformers import AutoConfig
 
-    wanted, shared = recipe.parts["adapter"].adapted_layers, 0
+    shared = 0
     if wanted is not None:
         try:
             layers = AutoConfig.from_pretrained(source).get_text_config().num_hidden_layers
@@ -108,8 +126,7 @@ def _trunk(recipe: Recipe, source: Path | str) -> Trunk:
             what = f"adapted_layers is {wanted}, the model has {layers} layers"
             raise PoiseError(what, where="adapter", do="give fewer")
         shared = layers - wanted
-    roles = ROLES.get(recipe.method.name, ("actor",))
-    return Trunk(source, roles=roles, shared_layers=shared, rank=recipe.parts["adapter"].rank, seed=recipe.head.seed)
+    return shared
 
 
 def _rows(recipe: Recipe, trunk: Trunk, read: Pairs, watch: Watch) -> Rows:
@@ -160,17 +177,19 @@ def _run(
     )
     with shown(recipe, work, watch) as show:
         training.run()
-    tensors = adapter_tensors(trunk, "actor")
-    if recipe.method.name == "sacpo" and (weight := recipe.part(SACPOOptions).merge) is not None:
-        tensors = merged_adapters(adapter_tensors(trunk, "helpful"), tensors, weight)
-    report = _report(recipe, training, rows, identity, job.facts) | {"adapter": adapter_shape(trunk, tensors)}
+    policy = policy_of(trunk, recipe.part(SACPOOptions).merge if recipe.method.name == "sacpo" else None)
+    report = _report(recipe, training, rows, identity, job.facts) | policy.told
     history, looks = training.history, training.evaluations
 
     def draw(folder: Path) -> None:
         draw_curves(folder / "curves.svg", history, looks)
         keep_shown(work, folder)
 
-    write_run(out, recipe, trunk, tensors, history, rows.left_out, report, draw)
+    def write() -> None:
+        write_run(out, recipe, trunk, policy, history, rows.left_out, report, draw)
+        shutil.rmtree(work, ignore_errors=True)
+
+    by_first(write)
     return report
 
 
@@ -194,6 +213,7 @@ def _report(
         "evaluations": training.evaluations,
         "steps": len(training.history),
         "last_step": training.history[-1],
+        "processes": world().size,
         "seconds": round(training.seconds, 2),
         "pairs_per_second": round(training.items / training.seconds, 3),
         "padding_share": round(training.padding / places, 4),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from poise.align.train.adapters import open_policy, read_report
+from poise.align.train.policies import open_policy, read_report
 from poise.data.rows import Sampling, uniform_seed
 from poise.errors import PoiseError
 from poise.models.encoder import ignore

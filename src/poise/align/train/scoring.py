@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from poise.align.engine.processes import by_first, shared_out, total
 from poise.align.engine.rollout import ScoreScale
 from poise.align.train.batches import by_length
 from poise.align.train.data import TextPair
@@ -129,15 +130,16 @@ def score_pairs(
         for pair, response in texts
     ]
     out = torch.zeros(2, len(rows))
-    for chosen in by_length([len(prompt) + len(response) for prompt, response in rows]):
+    groups = by_length([len(prompt) + len(response) for prompt, response in rows])
+    for chosen in shared_out(groups, on_rows):
         tokens = collate([rows[at][0] for at in chosen], [rows[at][1] for at in chosen], trunk.device)
         lower = trunk.lower(tokens.ids)
         for number, role in enumerate(ROLES):
             out[number, chosen] = trunk.score(lower, tokens.length, role).cpu()
-        on_rows(len(chosen))
+    out = torch.tensor(total(out.flatten().tolist())).reshape(out.shape)
     if not bool(out.isfinite().all()):
         odd = int((~out.isfinite()).any(0).nonzero()[0, 0])
         raise PoiseError("a score is not a number", where=texts[odd][0].where, do="remove the row", exit_code=4)
     reward, cost = scores.scale.reward(out[0]).reshape(-1, 2), scores.scale.cost(out[1]).reshape(-1, 2)
-    save_state(work / "scores.safetensors", {"reward": reward, "cost": cost})
+    by_first(lambda: save_state(work / "scores.safetensors", {"reward": reward, "cost": cost}))
     return reward, cost
