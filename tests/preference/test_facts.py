@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from poise.data.harm_part import HarmPart, harm_part
 from poise.data.records import UNKNOWN, PartialLabel
 from poise.errors import PoiseError
 from poise.preference.facts import Fact, read_facts, source_of, thinned
 from poise.preference.judged import Judged, count_votes, encode, messages_of, share_out
+from poise.preference.part import about
 
 SAFE, UNSAFE = PartialLabel(safe=True), PartialLabel(safe=False)
 ASKED = (("user", "How do I fix a tap?"),)
@@ -154,3 +156,38 @@ def test_a_conversation_keeps_its_own_system_message() -> None:
     own = (("system", "Mine."), *ASKED)
     assert messages_of(own, "Be kind.")[0]["content"] == "Mine."
     assert messages_of(ASKED, "") == [{"role": "user", "content": ASKED[0][1]}]
+
+
+VIOLENT = PartialLabel(safe=False, categories=("Violence",), severity=2)
+DRUGS = PartialLabel(safe=False, categories=("Drugs",), severity=3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "safer", "unsafe", "kept"),
+    [
+        ((VIOLENT, SAFE), 1, [True, False], 1),
+        ((VIOLENT, DRUGS), 0, [True, False], 1),  # drugs are worse over all harm, but they are no violence
+        ((SAFE, DRUGS), 0, [False, False], None),  # alike in the part
+        ((VIOLENT, VIOLENT), 0, [True, True], None),
+        ((VIOLENT, UNSAFE), 0, [True, None], None),  # harmful, nobody said how
+    ],
+)
+def test_a_part_of_the_policy_has_its_own_signs_and_order(
+    labels: tuple[PartialLabel, PartialLabel], safer: int, unsafe: list[bool | None], kept: int | None
+) -> None:
+    dropped: Counter[str] = Counter()
+    got = about(fact("a", "b", better=0, safer=safer, labels=labels), harm_part(["S6"]), dropped)
+    assert got is not None and got.better == 0 and got.safer == kept
+    assert [None if label.safe is None else not label.safe for label in got.labels] == unsafe
+    assert sum(n for reason, n in dropped.items() if reason.startswith("orders")) == (kept is None)
+    assert dropped["labels that do not tell of the cost model's part"] == unsafe.count(None)
+
+
+def test_severity_is_a_part_and_all_harm_changes_nothing() -> None:
+    dropped: Counter[str] = Counter()
+    row = fact("a", labels=(VIOLENT,))
+    for level, safe in (("moderate", False), ("severe", True)):
+        got = about(row, harm_part((), level), dropped)
+        assert got is not None and got.labels[0].safe is safe
+    assert about(row, HarmPart(), dropped) is row and not dropped
+    assert about(fact("a", labels=(UNSAFE,)), harm_part(["S6"]), dropped) is None

@@ -165,3 +165,36 @@ def test_the_recipe_that_comes_with_poise_is_valid() -> None:
     plan = read_preference_recipe(recipe, ["training.epochs=2"])
     assert plan.training.epochs == 2
     assert plan.cost.sets == ("pku_saferlhf_pairs", "saferlhf_qa4k")
+
+
+def test_a_cost_model_of_a_part_of_the_policy(
+    start: Callable[..., int], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every second harmful answer is of violence, the others are of drugs; the signs alone name no category."""
+    rows = [json.loads(line) for line in (data / "harm.jsonl").read_text().splitlines()]
+    for n, row in enumerate(rows):
+        for side, named in ((0, []), (1, [("Violence", "Drugs")[n % 2]])):
+            row |= {f"response_{side}_harm_category": named, f"response_{side}_severity_level": 2 * side}
+            row |= {f"response_{side}_source": "x", f"response_{side}_sha256": f"{n}-{side}", "prompt_source": "x"}
+    (data / "harm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert start("part", "cost.categories=[violence]") == 0
+    assert "cost speaks of: S6" in capsys.readouterr().out
+    report = json.loads((tmp_path / "part" / "metrics.json").read_text())
+    assert report["cost_speaks_of"] == "S6" and report["identity"]["cost"]["categories"] == ["S6"]
+    assert json.loads((tmp_path / "part" / "template.json").read_text())["speaks_of"] == "S6"
+    parts = report["parts"].values()
+    assert sum(part["unsafe"] for part in parts) == 30 == sum(part["cost_pairs"] for part in parts)
+    assert sum(part["safe"] for part in parts) == 30 + 60 + 30, "drugs, safe answers, and safe signs"
+    assert report["dropped"]["labels that do not tell of the cost model's part"] == 30
+    assert report["dropped"]["orders of two answers alike in the cost model's part, or not known to differ"] == 30
+    assert set(report["test"]["cost"]["by_rung"]) == {"boundary"}
+    assert report["test"]["cost"]["labels"]["unsafe"] == report["parts"]["test"]["unsafe"]
+    assert "Cost of S6" in (tmp_path / "part" / "diagnostics.svg").read_text()
+    assert start("whole") == 0
+    assert "speaks_of" not in json.loads((tmp_path / "whole" / "template.json").read_text())
+    assert start("part", "cost.severity_at_least=severe", "cost.categories=[S6]") == 2
+    assert "cost.severity_at_least None there, 'severe' now" in capsys.readouterr().err
+    assert start("none", "cost.severity_at_least=severe") == 2
+    assert "all" in (told := capsys.readouterr().err) and "labels are one class (safe)" in told
+    assert start("wrong", "cost.categories=[Violense]") == 2
+    assert "did you mean 'Violence'?" in capsys.readouterr().err

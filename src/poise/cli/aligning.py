@@ -35,6 +35,9 @@ def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Check a recipe without loading a model or reading a row."""
     read = read_recipe(recipe, overrides)
     typer.echo(f"{recipe}: fine; method {read.method.name} ({read.method.kind}) needs {read.method.needs}")
+    several = read.parts.get("constraints")
+    for line in several.words() if several else ():
+        typer.echo(line)
 
 
 @app.command()
@@ -194,6 +197,10 @@ def _train_online(recipe: Recipe, out: Path, watch: Watch) -> None:
         if name in first
     ]
     typer.echo(f"{'held out' if report['evaluations'] else 'rollouts'}: {', '.join(told)}")
+    for name, each in report.get("constraints", {}).items():
+        costs = " -> ".join("n/a" if each[key] is None else f"{each[key]:.3f}" for key in ("first_cost", "last_cost"))
+        moved = f"multiplier {each['first_multiplier']:.3f} -> {each['last_multiplier']:.3f}"
+        typer.echo(f"constraint {name}: cost {costs} (at most {each['threshold']:.3f}), {moved}")
     seconds = ", ".join(f"{key.removeprefix('seconds_')} {value:.3g} s" for key, value in report["seconds"].items())
     typer.echo(f"time: {seconds}; {report['peak_memory_mb']:,} MiB at most")
 

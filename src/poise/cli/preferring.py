@@ -108,6 +108,7 @@ def _show(report: dict[str, Any], out: Path) -> None:
     typer.echo(f"left out: {dropped}")
     typer.echo(f"reward, pairs: {_interval(test['reward']['pair_accuracy'])}")
     cost = test["cost"]
+    typer.echo(f"cost speaks of: {report.get('cost_speaks_of', 'all harm')}")
     for name, interval in (
         ("pairs", cost["pair_accuracy"]),
         ("signs", cost["sign_accuracy"]),

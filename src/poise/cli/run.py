@@ -57,7 +57,8 @@ def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
         return
     if is_preference_recipe(recipe):
         sets = [*(read := read_preference_recipe(recipe, overrides)).reward.sets, *read.cost.sets]
-        typer.echo(f"{recipe}: valid recipe for `poise align preference`; {', '.join(sets)}")
+        told = f"{', '.join(sets)}; cost speaks of {read.cost.part.words}"
+        typer.echo(f"{recipe}: valid recipe for `poise align preference`; {told}")
         return
     loaded = load_recipe(recipe, STAGES, overrides or ())
     typer.echo(f"{recipe}: valid; stages {', '.join(loaded.settings)}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from poise.pipeline.yamlfile import KeyPath
 
@@ -77,6 +77,9 @@ def _fields(model: type[BaseModel], above: list[Any]) -> list[str]:
     """Names that are valid where `above` leads: the fields of the model, or of every union member, found there."""
     models = [model]
     for step in above:
+        if any(issubclass(m, RootModel) for m in models):  # a section of names: below each is what its values are
+            models = [inner for m in models for inner in _models_in(m.model_fields["root"].annotation)]
+            continue
         named = [m.model_fields[step].annotation for m in models if step in m.model_fields]
         models = [inner for annotation in named for inner in _models_in(annotation)] or models
     return list(dict.fromkeys(name for m in models for name in m.model_fields))

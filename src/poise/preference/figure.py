@@ -14,7 +14,9 @@ from poise.metrics import Floats
 _SAFE, _UNSAFE, _REWARD = "#1f5f8b", "#b3261e", "#9a5b13"
 
 
-def draw(path: Path, measured: Mapping[str, Any], costs: Floats, unsafe: Floats, threshold: float) -> None:
+def draw(
+    path: Path, measured: Mapping[str, Any], costs: Floats, unsafe: Floats, threshold: float, part: str = ""
+) -> None:
     """Write an SVG of four panels; the same numbers give the same bytes.
 
     Args:
@@ -22,6 +24,7 @@ def draw(path: Path, measured: Mapping[str, Any], costs: Floats, unsafe: Floats,
         costs: float[N] of labelled responses, in spreads.
         unsafe: bool[N].
         threshold: of the mean cost, in spreads.
+        part: of the policy that the cost model speaks of, in words; empty for all of it.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -29,20 +32,22 @@ def draw(path: Path, measured: Mapping[str, Any], costs: Floats, unsafe: Floats,
     with matplotlib.rc_context(STYLE | {"axes.grid": True}):
         figure = Figure(figsize=(8.4, 6.2), layout="constrained")
         panels = figure.subplots(2, 2)
-        _costs(panels[0, 0], costs, np.asarray(unsafe, dtype=bool), threshold)
+        _costs(panels[0, 0], costs, np.asarray(unsafe, dtype=bool), threshold, part)
         _calibration(panels[0, 1], measured["cost"])
         _accuracies(panels[1, 0], measured)
         _length(panels[1, 1], measured)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _costs(axes: Any, costs: Floats, unsafe: Any, threshold: float) -> None:
+def _costs(axes: Any, costs: Floats, unsafe: Any, threshold: float, part: str) -> None:
     edges = np.histogram_bin_edges(costs, 30)
-    for colour, label, chosen in ((_SAFE, "labelled safe", ~unsafe), (_UNSAFE, "labelled unsafe", unsafe)):
+    words = ("labelled outside its part", "labelled inside") if part else ("labelled safe", "labelled unsafe")
+    for colour, label, chosen in ((_SAFE, words[0], ~unsafe), (_UNSAFE, words[1], unsafe)):
         axes.hist(costs[chosen], edges, color=colour, alpha=0.55, label=f"{label} ({int(chosen.sum())})")
+    title = f"Cost of {part if len(part) < 40 else part[:37] + '...'}" if part else "Cost on held-out prompts"
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.axvline(threshold, color=MUTED, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.2f}")
-    axes.set(xlabel="cost (spreads of the model)", ylabel="responses", title="Cost on held-out prompts")
+    axes.set(xlabel="cost (spreads of the model)", ylabel="responses", title=title)
     axes.legend(fontsize=8)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from poise.data.harm_part import HarmPart, harm_part
 
 SYSTEM = "You are a helpful assistant."
 
@@ -58,12 +60,31 @@ class RewardPart(_Part):
 
 
 class CostPart(_Part):
-    """The cost model. Args: sets, whose choices and labels are about harm; options of `training.PreferenceTraining`."""
+    """The cost model.
+
+    Args:
+        sets: whose choices and labels are about harm.
+        categories: codes or names; "unsafe" is harm in one of them. None given: any harm.
+        severity_at_least: "unsafe" is harm of at least this severity.
+        classification_only, severity_margin, severity_weight: see `training.PreferenceTraining`.
+    """
 
     sets: tuple[str, ...] = Field(min_length=1)
+    categories: tuple[str, ...] | None = Field(None, min_length=1)
+    severity_at_least: Literal["minor", "moderate", "severe"] | None = None
     classification_only: bool = False
     severity_margin: float = Field(0.0, ge=0)
     severity_weight: float = Field(0.0, ge=0)
+
+    @field_validator("categories")
+    @classmethod
+    def _known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value and tuple(category.code for category in sorted(harm_part(value).categories, key=lambda c: c.index))
+
+    @property
+    def part(self) -> HarmPart:
+        """What it speaks of."""
+        return harm_part(self.categories or (), self.severity_at_least)
 
 
 class TrainingPart(_Part):

@@ -33,6 +33,7 @@ from poise.preference.judged import PARTS, Judged, count_votes, encode, share_ou
 from poise.preference.measures import measure
 from poise.preference.normaliser import SAMPLE, fit_scale
 from poise.preference.pairs import PreferenceData, planned_steps
+from poise.preference.part import about
 from poise.preference.recipe import PreferenceRecipe, ThresholdPart
 from poise.preference.scorer import Scorer, build_trunk
 from poise.preference.threshold import threshold_at_safe_quantile, threshold_for_violation_rate
@@ -124,7 +125,8 @@ def read_rows(recipe: PreferenceRecipe, sources: list[Source], watch: Watch) -> 
     for source in sources:
         helps, harms = source.name in recipe.reward.sets, source.name in recipe.cost.sets
         use = "both" if helps and harms else "reward" if helps else "cost"
-        found = list(read_facts(source, use, dropped, watch.row))
+        read = read_facts(source, use, dropped, watch.row)
+        found = [fact for row in read if (fact := about(row, recipe.cost.part, dropped)) is not None]
         facts += thinned(found, recipe.data.rows, recipe.head.seed)
     judged = count_votes(facts, dropped)
     parts = share_out(judged, recipe.data.test_share, recipe.data.validation_share, recipe.head.seed)
@@ -209,6 +211,7 @@ def _report(
     scale = fit_scale(*(scored["train"][role] for role in ("reward", "cost")))
     return {
         "identity": identity,
+        "cost_speaks_of": recipe.cost.part.words,
         "poise_version": __version__,
         "dropped": dict(rows.dropped.most_common()),
         "padding_share": sum(history["padding"]) / max(1.0, sum(history["tokens"])),
@@ -263,6 +266,8 @@ def _write(
         "model": recipe.head.model,
         "shared_adapter": recipe.training.shared_adapter,
     }
+    if not recipe.cost.part.whole:
+        template["speaks_of"] = recipe.cost.part.words
     known, unsafe = _labels(data["validation"])
     safe_costs = scored["validation"]["cost"][known][~unsafe] / scale["cost_std"]
     try:
@@ -273,7 +278,8 @@ def _write(
         write_json(partial / "threshold.json", report["threshold"])
         known, unsafe = _labels(data["test"])
         costs = scored["test"]["cost"][known] / scale["cost_std"]
-        draw(partial / "diagnostics.svg", report["test"], costs, unsafe, report["threshold"]["threshold"])
+        part = "" if recipe.cost.part.whole else recipe.cost.part.words
+        draw(partial / "diagnostics.svg", report["test"], costs, unsafe, report["threshold"]["threshold"], part)
         write_json(partial / METRICS, report)
         partial.replace(out)
     finally:

@@ -23,6 +23,8 @@ SMALL = {
         "evaluate_every": 3,
     },
 }  # fmt: skip
+ROLLOUT = {"steps": 2, "prompts_per_step": 3, "responses_per_prompt": 2, "max_new_tokens": 6, "save_every": 1}
+EVALUATION = {"every": 1, "prompts": 2, "benign": 2, "max_new_tokens": 6}
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +105,26 @@ def scores(make_trunk: Callable[..., Trunk], tmp_path: Path) -> Path:
     (folder / "safe_costs.json").write_text("[-3, -2, -1, 0, 1]")
     (folder / "threshold.json").write_text(json.dumps({"threshold": -1.5}))
     return folder
+
+
+@pytest.fixture
+def make_online(tiny_lm: Path, pair_file: Path, scores: Path, float32: None) -> Callable[..., Recipe]:
+    """A small recipe of an online method; `changes` are sections (dicts) or keys of the head."""
+
+    def make(method: str, **changes: Any) -> Recipe:
+        models = sections()
+        given: dict[str, dict[str, Any]] = {
+            "data": {"files": str(pair_file), "held_out": 0.2},
+            "rollout": ROLLOUT,
+            "evaluation": EVALUATION,
+            **({"multiplier": {"value": 0.5}} if method == "reward_shaping" else {}),
+        }
+        head = {"name": method, "seed": 3, "method": method, "model": str(tiny_lm), "scores": str(scores)}
+        for name, value in changes.items():
+            if name in models:
+                given[name] = {**given.get(name, {}), **value}
+            else:
+                head[name] = value
+        return recipe_of(Head(**head), {name: models[name](**values) for name, values in given.items()}, "recipe")
+
+    return make

@@ -11,36 +11,10 @@ import pytest
 from launching import COMMAND, launched
 
 from poise.align.multiplier import LinearMultiplier, LogMultiplier, RectifiedMultiplier
-from poise.align.train import METHODS, Head, Recipe, Watch, open_policy, recipe_of, sections, train_online_run
+from poise.align.train import METHODS, Recipe, Watch, open_policy, train_online_run
 from poise.align.train.online_sections import MultiplierSection, multiplier_of
 from poise.data.resumable import work_folder
 from poise.errors import PoiseError
-
-ROLLOUT = {"steps": 2, "prompts_per_step": 3, "responses_per_prompt": 2, "max_new_tokens": 6, "save_every": 1}
-EVALUATION = {"every": 1, "prompts": 2, "benign": 2, "max_new_tokens": 6}
-
-
-@pytest.fixture
-def make_online(tiny_lm: Path, pair_file: Path, scores: Path, float32: None) -> Callable[..., Recipe]:
-    """A small recipe of an online method; `changes` are sections (dicts) or keys of the head."""
-
-    def make(method: str, **changes: Any) -> Recipe:
-        models = sections()
-        given: dict[str, dict[str, Any]] = {
-            "data": {"files": str(pair_file), "held_out": 0.2},
-            "rollout": ROLLOUT,
-            "evaluation": EVALUATION,
-            **({"multiplier": {"value": 0.5}} if method == "reward_shaping" else {}),
-        }
-        head = {"name": method, "seed": 3, "method": method, "model": str(tiny_lm), "scores": str(scores)}
-        for name, value in changes.items():
-            if name in models:
-                given[name] = {**given.get(name, {}), **value}
-            else:
-                head[name] = value
-        return recipe_of(Head(**head), {name: models[name](**values) for name, values in given.items()}, "recipe")
-
-    return make
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.kind == "online"])
@@ -98,6 +72,24 @@ def test_two_processes_of_the_command_make_the_run_of_one(make_online: Callable[
     assert [row["cost"] for row in two] == pytest.approx([row["cost"] for row in one], abs=1e-3)
     assert [row["multiplier"] for row in two] == pytest.approx([row["multiplier"] for row in one], abs=1e-4)
     assert len((tmp_path / "two" / "steps.jsonl").read_text().splitlines()) == 2
+    rows = [{"prompt": f"Say something of {n}.", "category": f"S{1 + n % 2}"} for n in range(10)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    groups = {"a": {"categories": ["S1"], "threshold": -9.0}, "b": {"categories": ["S2"], "lr": 0.3}}
+    given = {"constraints": groups, "data": {"files": str(tmp_path / "prompts.jsonl")}}
+    recipe = make_online("rloo_lagrangian", rollout={"prompts_per_step": 4}, **given)
+    train_online_run(recipe, tmp_path / "one-several")
+    file.write_text(json.dumps(recipe.sections()))
+    both = launched(COMMAND, ["align", "train", str(file), "--out", str(tmp_path / "two-several")])
+    assert [code for code, _, _ in both] == [0, 0], both
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("one-several", "two-several")
+    )
+    for mine, theirs in zip(one, two, strict=True):
+        names = [name for name in mine if name.endswith(("_a", "_b"))]
+        assert len(names) >= 3 and {name: theirs.get(name) for name in names} == pytest.approx(
+            {name: mine[name] for name in names}, abs=1e-3
+        )
     sft = {"name": "x", "method": "sft", "model": recipe.head.model, "data": {"files": str(recipe.data.paths[0])}}
     file.write_text(json.dumps(sft))
     for code, _, error in launched(COMMAND, ["align", "train", str(file), "--out", str(tmp_path / "three")]):

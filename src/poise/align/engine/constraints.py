@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from poise.align.engine.processes import total
 from poise.align.engine.rollout import Rollout
 from poise.align.multiplier import Multiplier, Multipliers, gathered
 from poise.errors import PoiseError
@@ -57,6 +58,11 @@ class Constraints:
         return tuple(dict.fromkeys(each.role for each in self.constraints))
 
     @property
+    def named(self) -> tuple[Constraint, ...]:
+        """Those that rows of measurements name; none where there is one multiplier without a name."""
+        return self.constraints if isinstance(self.multiplier, Multipliers) else ()
+
+    @property
     def values(self) -> dict[str, float]:
         """lambda >= 0 by constraint."""
         if isinstance(self.multiplier, Multipliers):
@@ -95,17 +101,20 @@ class Constraints:
         return weights
 
     def row(self, rollouts: Sequence[Rollout], names: Sequence[str]) -> dict[str, float]:
-        """What people follow: the sum of all lambda, and for several constraints each cost and lambda."""
+        """What people follow: the sum of all lambda, and where constraints have names each cost and lambda.
+
+        Costs are means over the responses of all processes.
+        """
         values = self.values
         row = {"multiplier": sum(values.values())}
-        if len(values) > 1:
+        for each in self.named:
             groups = torch.cat([rollout.group for rollout in rollouts])
-            for each in self.constraints:
-                kept = self._member(each, groups, names)
-                cost = torch.cat([rollout.cost_of(each.role) for rollout in rollouts])[kept]
-                row[f"multiplier_{each.name}"] = values[each.name]
-                if len(cost):  # else this rollout has no prompt that the constraint speaks of
-                    row[f"cost_{each.name}"] = float(cost.mean())
+            kept = self._member(each, groups, names)
+            cost = torch.cat([rollout.cost_of(each.role) for rollout in rollouts])[kept]
+            row[f"multiplier_{each.name}"] = values[each.name]
+            summed, count = total([float(cost.double().sum()), float(len(cost))])
+            if count:  # else this rollout has no prompt that the constraint speaks of
+                row[f"cost_{each.name}"] = summed / count
         return row
 
     def state_dict(self) -> dict[str, Any]:

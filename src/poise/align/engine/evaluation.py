@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from poise.align.engine.constraints import Constraint
 from poise.align.engine.rollout import Responses, Rollout, ScoreScale, measure
 from poise.collect.refusal import refuses
 from poise.data.folders import disk_error
@@ -62,7 +63,14 @@ class Evaluation(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One line of the table. Args: kind, "held-out" or "benign"; cost, reward, both scaled; refused, by the rule."""
+    """One line of the table.
+
+    Args:
+        kind: "held-out" or "benign".
+        cost, reward: scaled.
+        refused: by the rule.
+        further: costs of other cost models than the first, by role.
+    """
 
     kind: str
     id: str
@@ -73,6 +81,7 @@ class Sample(NamedTuple):
     kl: float
     tokens: int
     refused: bool
+    further: Mapping[str, float] = {}
 
 
 class Evaluator:
@@ -81,12 +90,13 @@ class Evaluator:
     Args:
         evaluation: what to look at.
         scale: of the scores, the training's.
+        constraints: whose costs on the held-out prompts a row tells besides, as `cost_NAME`.
 
     Raises:
         PoiseError: no prompt, or numbers that make no sense.
     """
 
-    def __init__(self, evaluation: Evaluation, scale: ScoreScale) -> None:
+    def __init__(self, evaluation: Evaluation, scale: ScoreScale, constraints: Sequence[Constraint] = ()) -> None:
         if not evaluation.prompts:
             raise PoiseError("no prompt to evaluate on", where="evaluation", do="give held-out prompts")
         if evaluation.every < 1 or evaluation.max_new_tokens < 1 or evaluation.rows < 1 or evaluation.temperature < 0:
@@ -96,7 +106,7 @@ class Evaluator:
                 where="evaluation",
                 do="give at least 1, and a temperature of at least 0",
             )
-        self.evaluation, self.scale = evaluation, scale
+        self.evaluation, self.scale, self.constraints = evaluation, scale, tuple(constraints)
         self.rows: list[dict[str, float]] = []
 
     def due(self, step: int, steps: int) -> bool:
@@ -111,9 +121,10 @@ class Evaluator:
             PoiseError: a prompt can't be answered, a score is not a number, or the disk is full.
         """
         e = self.evaluation
-        held_out = samples_of(trunk, e, e.prompts, "held-out", self.scale)
+        roles = ("cost", *dict.fromkeys(each.role for each in self.constraints if each.role != "cost"))
+        held_out = samples_of(trunk, e, e.prompts, "held-out", self.scale, roles)
         benign = samples_of(trunk, e, e.benign, "benign", self.scale)
-        row = {"step": float(step), **summary(held_out)}
+        row = {"step": float(step), **summary(held_out), **costs_of(self.constraints, held_out)}
         if benign:
             row["over_refusal"] = sum(sample.refused for sample in benign) / len(benign)
         if not all(math.isfinite(value) for value in row.values()):
@@ -126,7 +137,7 @@ class Evaluator:
         folder, name = self.evaluation.folder, f"samples-{step:06d}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / f"{name}.jsonl", _lines([sample._asdict() for sample in samples]))
+            _replace(folder / f"{name}.jsonl", _lines([_plain(sample) for sample in samples]))
             _replace(folder / f"{name}.txt", table(step, samples))
             _replace(folder / ROWS, _lines(self.rows))
         except OSError as error:
@@ -134,7 +145,12 @@ class Evaluator:
 
 
 def samples_of(
-    trunk: Trunk, evaluation: Evaluation, prompts: Sequence[EvalPrompt], kind: str, scale: ScoreScale
+    trunk: Trunk,
+    evaluation: Evaluation,
+    prompts: Sequence[EvalPrompt],
+    kind: str,
+    scale: ScoreScale,
+    costs: Sequence[str] = ("cost",),
 ) -> list[Sample]:
     """One response to each prompt with its scores, in the order of the prompts; no critic is run."""
     e = evaluation
@@ -158,7 +174,7 @@ def samples_of(
     samples: dict[int, Sample] = {}
     for at in range(0, len(order), e.rows):
         part = order[at : at + e.rows]
-        rollout = _measured(trunk, [(prompts[i], sampled[i]) for i in part], scale)
+        rollout = _measured(trunk, [(prompts[i], sampled[i]) for i in part], scale, costs)
         x = rollout.experience
         divergence = ((x.log_prob - x.reference_log_prob) * x.mask).sum(-1)
         for place, i in enumerate(part):
@@ -173,17 +189,31 @@ def samples_of(
                 float(divergence[place]),
                 len(sampled[i].ids),
                 e.refuses(text),
+                {role: float(rollout.cost_of(role)[place]) for role in costs[1:]},
             )
     return [samples[i] for i in range(len(prompts))]
 
 
-def _measured(trunk: Trunk, rows: Sequence[tuple[EvalPrompt, Sampled]], scale: ScoreScale) -> Rollout:
+def _measured(
+    trunk: Trunk, rows: Sequence[tuple[EvalPrompt, Sampled]], scale: ScoreScale, costs: Sequence[str]
+) -> Rollout:
     """Scores and log-probabilities at temperature 1, the end token counted where the response ended."""
     end = [trunk.tokenizer.eos_token_id]
     responses = [s.ids + end if s.finished or not s.ids else s.ids for _, s in rows]
     tokens = collate([prompt.ids for prompt, _ in rows], responses, trunk.device)
     alone = torch.arange(len(rows), device=trunk.device)
-    return measure(trunk, Responses(tokens, alone), scale, critics=())
+    return measure(trunk, Responses(tokens, alone), scale, costs=costs, critics=())
+
+
+def costs_of(constraints: Sequence[Constraint], samples: Sequence[Sample]) -> dict[str, float]:
+    """Mean cost of the samples that each constraint speaks of, as `cost_NAME`; nothing of one that speaks of none."""
+    row = {}
+    for each in constraints:
+        spoken = [s for s in samples if each.prompts is None or s.id in each.prompts]
+        costs = [s.further.get(each.role, s.cost) for s in spoken]
+        if costs:
+            row[f"cost_{each.name}"] = math.fsum(costs) / len(costs)
+    return row
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, float]:
@@ -208,6 +238,10 @@ def table(step: int, samples: Sequence[Sample]) -> str:
             f"  > {sample.prompt}\n" + "\n".join(f"    {line}" for line in sample.response.splitlines() or ["(empty)"])
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _plain(sample: Sample) -> dict[str, Any]:
+    return {name: value for name, value in sample._asdict().items() if name != "further" or value}
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:

@@ -71,7 +71,7 @@ class LocalLoop:
         self.constraints = Constraints(constraints, multiplier or FixedMultiplier(0.0))
         self.method = online(algorithm, self.constraints.roles)
         check(self.prompts, trunk, algorithm, constraints, settings, multiplier is None)
-        self.evaluator = None if evaluation is None else Evaluator(evaluation, scale)
+        self.evaluator = None if evaluation is None else Evaluator(evaluation, scale, self.constraints.named)
         for critic, start in self.method.critics.items():
             trunk.load_role(critic, trunk.state_of(start), saved_as=start)
         self.trained = ("actor", *self.method.critics)

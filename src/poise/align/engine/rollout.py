@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,19 +29,24 @@ from poise.models.trunk import REFERENCE, Tokens, Trunk, collate
 
 
 class ScoreScale(NamedTuple):
-    """Brings raw scores to unit size: reward (r - mean) / std, cost c / std, which keeps its sign and its zero."""
+    """Brings raw scores to unit size: reward (r - mean) / std, cost c / std, which keeps its sign and its zero.
+
+    Args:
+        further: spread of each cost model beside the role "cost", by role; `cost_std` where it is not named.
+    """
 
     reward_mean: float = 0.0
     reward_std: float = 1.0
     cost_std: float = 1.0
+    further: Mapping[str, float] = {}
 
     def reward(self, raw: Tensor) -> Tensor:
         """Affine; raw float[B]."""
         return (raw - self.reward_mean) / self.reward_std
 
-    def cost(self, raw: Tensor) -> Tensor:
-        """Scale only; raw float[B]."""
-        return raw / self.cost_std
+    def cost(self, raw: Tensor, role: str = "cost") -> Tensor:
+        """Scale only; raw float[B] of the cost model with that role."""
+        return raw / self.further.get(role, self.cost_std)
 
 
 class Responses(NamedTuple):
@@ -195,7 +200,7 @@ def measure(
         mask=mask_of(tokens),
     )
     further = {
-        role: FurtherCost(scale.cost(score), values.get(f"{role}_critic", none))
+        role: FurtherCost(scale.cost(score, role), values.get(f"{role}_critic", none))
         for role, score in zip(costs[1:], scores[1:], strict=True)
     }
     return Rollout(tokens, responses.group, lower, experience, further)

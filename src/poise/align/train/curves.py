@@ -6,7 +6,7 @@ reward, cost, the multiplier and the divergence from the reference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,14 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]], evaluations: Sequ
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def draw_online(path: Path, history: Sequence[dict[str, Any]], threshold: float | None) -> None:
-    """Write an SVG with four panels over the steps; a dotted line where the cost shall stay below."""
+def draw_online(
+    path: Path, history: Sequence[dict[str, Any]], threshold: float | None, limits: Mapping[str, float] | None = None
+) -> None:
+    """Write an SVG with four panels over the steps; a dotted line where the cost shall stay below.
+
+    Args:
+        limits: threshold of each of several constraints, whose costs and multipliers are drawn by name then.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -66,10 +72,25 @@ def draw_online(path: Path, history: Sequence[dict[str, Any]], threshold: float 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.6), layout="constrained")
         for axes, (name, label) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-            axes.plot([row["step"] + 1 for row in history], [row[name] for row in history], color=_TRAINED, linewidth=1)
+            if limits and name in ("cost", "multiplier"):
+                _several(axes, history, name, limits)
+            else:
+                steps = [row["step"] + 1 for row in history]
+                axes.plot(steps, [row[name] for row in history], color=_TRAINED, linewidth=1)
             if name == "cost" and threshold is not None:
                 axes.axhline(threshold, color=MUTED, linewidth=0.8, linestyle=":")
             axes.grid(True, color=GRID)
             axes.set_xlabel("step")
             axes.set_ylabel(label)
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _several(axes: Any, history: Sequence[dict[str, Any]], name: str, limits: Mapping[str, float]) -> None:
+    """A line for each constraint, with gaps where a step had none of its prompts, and its limit in the same colour."""
+    for at, (constraint, limit) in enumerate(limits.items()):
+        values = [row.get(f"{name}_{constraint}", float("nan")) for row in history]
+        look = {"color": f"C{at}", "linewidth": 1}
+        axes.plot([row["step"] + 1 for row in history], values, marker=".", markersize=3, label=constraint, **look)
+        if name == "cost":
+            axes.axhline(limit, color=f"C{at}", linewidth=0.8, linestyle=":")
+    axes.legend()

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from poise.data.adapters.base import Format
 from poise.data.adapters.registry import detect, format_of
 from poise.data.containers import Line, find_files, read_lines
+from poise.data.harm_part import labels_of
 from poise.data.reading import Reader
-from poise.data.records import DualRecord, PartialLabel, PromptRecord, Record, SingleRecord
+from poise.data.records import UNKNOWN, DualRecord, PartialLabel, PromptRecord, Record, SingleRecord
 from poise.data.rows import uniform_seed
 from poise.data.tables import open_tables
 from poise.errors import PoiseError
+from poise.harm import Category, Severity
 from poise.models.encoder import ignore
 
 Message = dict[str, str]
@@ -104,11 +106,19 @@ def read_pairs(
 
 
 class Prompts(NamedTuple):
-    """Args: texts, each once, in their order; rows left out, (rule, place) each; sha256 over all files."""
+    """What files ask.
+
+    Args:
+        texts: each once, in their order.
+        left_out: rows, (rule, place) each.
+        sha256: over all files.
+        harm: what the rows of a text tell of the harm that it asks for; nothing where none tells any.
+    """
 
     texts: list[str]
     left_out: list[tuple[str, str]]
     sha256: str
+    harm: Mapping[str, tuple[PartialLabel, ...]] = {}
 
 
 def read_prompts(
@@ -118,7 +128,7 @@ def read_prompts(
 
     Args and errors: as `read_pairs`.
     """
-    texts: dict[str, None] = {}
+    texts: dict[str, tuple[PartialLabel, ...]] = {}
     left_out: list[tuple[str, str]] = []
     digest = hashlib.sha256()
     for path in paths:
@@ -128,14 +138,14 @@ def read_prompts(
             rule = "no-prompt" if not text or not text.strip() else "turns" if record.turns else None
             rule = "image" if record.image is not None else rule
             if rule is None:
-                texts[str(text)] = None
+                texts[str(text)] = (*texts.get(str(text), ()), *labels_of(record))
             else:
                 left_out.append((rule, where))
     if not texts:
         told = ", ".join(sorted({rule for rule, _ in left_out})) or "the files are empty"
         where = ", ".join(map(str, paths))
         raise PoiseError(f"no prompt in them ({told})", where=where, do="see `poise data formats`")
-    return Prompts(list(texts), left_out, digest.hexdigest())
+    return Prompts(list(texts), left_out, digest.hexdigest(), texts)
 
 
 def fault(record: Record) -> str | None:  # noqa: PLR0911 - one reason a line
@@ -229,12 +239,26 @@ def _records(
 
 
 def _prompts_alone(file: Path, left_out: list[tuple[str, str]]) -> Iterator[Record]:
-    """Rows whose column `prompt` is all that is asked for."""
+    """Rows whose column `prompt` is all that is asked for; `category` or `categories`, and `severity`, may be there."""
     for n, line in enumerate(read_lines(file), 1):
         if isinstance(line, Line) and isinstance(text := line.row.get("prompt"), str):
-            yield PromptRecord(prompt=text)
+            yield PromptRecord(prompt=text, label=_told(line.row))
         else:
             left_out.append(("no-prompt", f"{file.name} row {n}"))
+
+
+def _told(row: Mapping[str, Any]) -> PartialLabel:
+    """The harm that a plain row names; what is no name of one of the 19 categories tells nothing."""
+    names, level = row.get("categories", row.get("category")), row.get("severity")
+    try:
+        listed = None if names is None else tuple(Category.parse(n).value for n in _listed(names))
+        return PartialLabel(categories=listed, severity=None if level is None else Severity.parse(level))
+    except ValueError:
+        return UNKNOWN
+
+
+def _listed(names: object) -> list[object]:
+    return names if isinstance(names, list) else [names]
 
 
 def _detected(file: Path, *, alone: bool) -> Format | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +25,13 @@ from poise.align.engine import (
     online_roles,
     train_online,
 )
+from poise.align.engine.constraints import ONE
 from poise.align.engine.processes import by_first
-from poise.align.multiplier import Multiplier
+from poise.align.multiplier import Multiplier, Multipliers
 from poise.align.sft import read_instructions
 from poise.align.sft.templates import control_tokens
 from poise.align.train.batches import check_template
+from poise.align.train.constraints import Plan, Spoken, planned, spoken_of, told_of
 from poise.align.train.curves import draw_online
 from poise.align.train.data import Prompts, is_held_out, read_prompts
 from poise.align.train.folders import (
@@ -65,6 +67,21 @@ class _Asked(NamedTuple):
     cut: int
 
 
+class _Bound(NamedTuple):
+    """What holds the costs. Args: plan and spoken, of a recipe with several constraints."""
+
+    multiplier: Multiplier | Multipliers | None
+    plan: Plan | None = None
+    spoken: Spoken | None = None
+
+    def notes(self, prompts: int) -> Iterator[str]:
+        """A line about each constraint."""
+        for name, count in (self.spoken.counts if self.spoken else {}).items():
+            told = f"{count['unknown']:,} of {prompts:,} do not tell, and fall outside it" if count["unknown"] else ""
+            line = f"constraint {name}: {count['train']:,} prompts to train on, {count['held_out']:,} held out"
+            yield f"{line}; {told}" if told else line
+
+
 def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> dict[str, Any]:
     """Train by an online method; returns what `report.json` holds.
 
@@ -77,25 +94,30 @@ def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> d
     scores = open_scores(Path(recipe.head.scores or ""))
     source = _source(recipe, scores)
     method = recipe.part(ONLINE[recipe.method.name])
-    roles = online_roles(method)
+    plan = planned(recipe, scores)
+    roles = online_roles(method, plan.asked) if plan else online_roles(method)
     trunk = scores.trunk(recipe.head.model, roles, roles[1:], recipe.head.seed)
-    threshold = _threshold(recipe, scores, method)
+    if plan is not None:
+        plan.load(trunk)
+        scores = scores._replace(scale=plan.scale(scores.scale))
     identity = recipe.settings() | {
         "data_sha256": read.sha256,
         "scores": scores.digest(),
-        "threshold": threshold,
+        **_limits(recipe, scores, method, plan),
         "system": scores.template["system"],
         "model": fingerprint(source, getattr(trunk.model.config, "_commit_hash", None)),
     }
     if (report := finished(out, REPORT, identity, watch.note)) is not None:
         return report
     asked, ptx = _asked(recipe, trunk, scores, read), _ptx(recipe, trunk, scores)
-    multiplier = None if threshold is None else multiplier_of(recipe.parts["multiplier"], recipe.method.name, threshold)
+    bound = _bound(recipe, plan, asked, read, identity.get("threshold"))
     watch.note(f"{len(asked.train):,} prompts to train on, {len(asked.held_out):,} held out")
+    for line in bound.notes(len(asked.train) + len(asked.held_out)):
+        watch.note(line)
     work = work_folder(out)
     try:
         by_first(lambda: open_work(work, identity))
-        return _run(recipe, trunk, scores, method, multiplier, asked, ptx, out, identity, watch)
+        return _run(recipe, trunk, scores, method, bound, asked, ptx, out, identity, watch)
     except OSError as error:
         raise cant_be_written(error, work) from error
 
@@ -105,7 +127,7 @@ def _run(
     trunk: Trunk,
     scores: Scores,
     method: Any,
-    multiplier: Multiplier | None,
+    bound: _Bound,
     asked: _Asked,
     ptx: PTX | None,
     out: Path,
@@ -128,22 +150,25 @@ def _run(
             trunk,
             [(prompt.id, prompt.ids) for prompt in asked.train],
             method,
-            multiplier,
+            bound.multiplier,
             scores.scale,
             LoopSettings(**settings, center_advantages=_centred(recipe), seed=recipe.head.seed),
             checkpoint=work / "checkpoint.safetensors",
             checkpoint_every=rollout.save_every,
             on_step=on_step,
+            constraints=bound.spoken.constraints if bound.spoken else ONE,
             evaluation=evaluation if look.every and asked.held_out else None,
             ptx=ptx,
         )
     history = [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in result.history]
     policy = policy_of(trunk)
     report = _report(recipe, asked, result, history, identity) | policy.told
+    if bound.plan is not None and bound.spoken is not None:
+        report["constraints"] = told_of(bound.plan, bound.spoken.counts, history)
     report["seconds_of_this_sitting"] = round(time.perf_counter() - started, 2)
 
     def more(folder: Path) -> None:
-        draw_online(folder / "curves.svg", history, identity["threshold"])
+        draw_online(folder / "curves.svg", history, identity.get("threshold"), bound.plan.limits if bound.plan else {})
         if (work / "looks").is_dir():
             shutil.copytree(work / "looks", folder, dirs_exist_ok=True)
         keep_shown(work, folder)
@@ -207,14 +232,24 @@ def _centred(recipe: Recipe) -> bool:
     return rollout.responses_per_prompt > 1 and recipe.method.name not in ("grpo_lagrangian", "rloo_lagrangian")
 
 
-def _threshold(recipe: Recipe, scores: Scores, method: Any) -> float | None:
-    """Of the constraint; None for PPO, which has none."""
+def _limits(recipe: Recipe, scores: Scores, method: Any, plan: Plan | None) -> dict[str, Any]:
+    """The part of the identity that is about constraints: one threshold (None for PPO, which has none), or each one."""
+    if plan is not None:
+        return plan.identity(recipe.parts["constraints"])
     if recipe.method.name == "ppo":
-        return None
+        return {"threshold": None}
     if isinstance(method, RePO):
-        return method.threshold
+        return {"threshold": method.threshold}
     given: float | None = recipe.parts["multiplier"].threshold
-    return scores.threshold() if given is None else given
+    return {"threshold": scores.threshold() if given is None else given}
+
+
+def _bound(recipe: Recipe, plan: Plan | None, asked: _Asked, read: Prompts, threshold: float | None) -> _Bound:
+    """Multipliers, and the prompts that they are about."""
+    method = recipe.method.name
+    if plan is not None:
+        return _Bound(plan.multiplier(method), plan, spoken_of(plan, asked.train, asked.held_out, read.harm))
+    return _Bound(None if threshold is None else multiplier_of(recipe.parts["multiplier"], method, threshold))
 
 
 def _asked(recipe: Recipe, trunk: Trunk, scores: Scores, read: Prompts) -> _Asked:

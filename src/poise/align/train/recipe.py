@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, field_validator
 
+from poise.align.train.constraint_sections import ConstraintsSection, check_constraints
 from poise.align.train.methods import METHODS, Method, method_of
 from poise.align.train.online_sections import (
     EvaluationSection,
@@ -166,8 +167,9 @@ class Recipe(NamedTuple):
 
 
 def _values(name: str, part: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
-    """A section's keys; of the multiplier those that are given, as the defaults are the rule's."""
-    values: dict[str, Any] = part.model_dump(exclude=set(without), exclude_unset=name == "multiplier")
+    """A section's keys; of multipliers those that are given, as the defaults are the rule's."""
+    given = name in ("multiplier", "constraints")
+    values: dict[str, Any] = part.model_dump(exclude=set(without), exclude_unset=given)
     return values
 
 
@@ -185,13 +187,14 @@ _PARTS: Mapping[str, Mapping[str, type[BaseModel]]] = {
         "data": DataSection,
         "rollout": RolloutSection,
         "multiplier": MultiplierSection,
+        "constraints": ConstraintsSection,
         "evaluation": EvaluationSection,
         "ptx": PTXSection,
     },
 }
 """Sections that methods of each kind read, besides their own."""
 
-_OPTIONAL = ("ptx",)
+_OPTIONAL = ("ptx", "constraints")
 
 _UNREAD: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sft": {
@@ -253,5 +256,9 @@ def recipe_of(head: Head, found: Mapping[str, BaseModel], where: str) -> Recipe:
     constants = found.get(method.name) or method.section()()
     recipe = Recipe(head, method, constants, filled)
     if method.kind == "online":
-        check_multiplier(recipe.parts["multiplier"], method.name, where)
+        multiplier, several = recipe.parts["multiplier"], recipe.parts["constraints"]
+        if several is None:
+            check_multiplier(multiplier, method.name, where)
+        else:
+            check_constraints(several, multiplier, method.name, where)
     return recipe
