@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from poise.data.adapters.base import Format
 from poise.data.adapters.registry import detect, format_of
-from poise.data.containers import Line, find_files, read_lines
+from poise.data.containers import BadLine, Line, find_files, read_lines
 from poise.data.harm_part import labels_of
 from poise.data.reading import Reader
 from poise.data.records import UNKNOWN, DualRecord, PartialLabel, PromptRecord, Record, SingleRecord
@@ -263,9 +263,14 @@ def _listed(names: object) -> list[object]:
 
 def _detected(file: Path, *, alone: bool) -> Format | None:
     """The format that the columns of the first row tell; None for a column `prompt` where that `alone` will do."""
-    first = next((line for line in read_lines(file) if isinstance(line, Line)), None)
-    if first is None:
-        raise PoiseError("holds no row", where=str(file), do="give another file")
+    bad: list[BadLine] = []
+    for first in read_lines(file):
+        if isinstance(first, Line):
+            break
+        bad.append(first)
+    else:
+        what = f"none of its {len(bad):,} lines can be read ({bad[0].rule})" if bad else "holds no row"
+        raise PoiseError(what, where=str(file), do="give another file")
     found = format_of("trl-preference") if {"prompt", "chosen", "rejected"} <= first.row.keys() else detect(first.row)
     if found is None and not (alone and "prompt" in first.row):
         columns = ", ".join(list(first.row)[:12])

@@ -249,9 +249,9 @@ def recipe_of(head: Head, found: Mapping[str, BaseModel], where: str) -> Recipe:
     filled = {name: found.get(name) or (None if name in _OPTIONAL else model()) for name, model in parts.items()}
     training = filled.get("training")
     if isinstance(training, TrainingSection) and training.weights == "all":
-        if "adapter" in found:
+        if "adapter" in found and found["adapter"].model_fields_set:
             what = "section 'adapter' is not read where training.weights is 'all'"
-            raise PoiseError(what, where=where, do="remove it")
+            raise PoiseError(what, where=where, do="remove it (or --set adapter=null)")
         filled["adapter"] = None
     constants = found.get(method.name) or method.section()()
     recipe = Recipe(head, method, constants, filled)
