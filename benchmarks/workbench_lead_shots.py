@@ -20,6 +20,7 @@ from playwright.sync_api import sync_playwright
 from workbench_shots import Shots, _session, serve
 
 from poise.annotate.quality.golds import add_gold, set_policy
+from poise.annotate.quality.inspection import draw
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
 from poise.annotate.workbench import Settings, create_app
 from poise.annotate.workbench.accounts import Accounts
@@ -74,13 +75,15 @@ def noisy(label: Label, error: float) -> Label:
 
 
 def work(store: AnnotationStore, truth: dict[int, Label], clock: list[float]) -> None:
-    """A model and five people judge for some days, the last two only single preferences; a reviewer decides some."""
+    """A model and five people judge for some days, the last two only single preferences; a reviewer decides some, and
+    two inspect. People read one label in ten wrong alike."""
     accounts = Accounts(store)
     people = [accounts.join(accounts.invite("annotator"), f"person {n}", "a long password").rater for n in range(5)]
     model = store.rater(Rater(id="judge-7b", kind="model", version="rubric-2"))
     for item, label in truth.items():
         value = {"label": noisy(label, 0.2)}
         store.judge(model, item, value, token=f"model {item}", reason="The response helps with what the page names.")
+    seen = {item: noisy(label, 1.0) if DRAW.random() < 0.1 else label for item, label in truth.items()}
     for step in range(STEPS):
         clock[0] += DRAW.random() * 1500
         single = step % 7 == 0
@@ -88,23 +91,51 @@ def work(store: AnnotationStore, truth: dict[int, Label], clock: list[float]) ->
         if task is None:
             continue
         values = {
-            question: noisy(truth[task.item], 0.15)
+            question: noisy(seen[task.item], 0.1)
             if question == "label"
             else {"choice": DRAW.choice([0, 1]), "strength": DRAW.choice([1, 2])}
             for question in task.asks
         }
         took, rater = int(DRAW.lognormvariate(9.6, 0.5)), people[3 + step % 2 if single else step % 3]
         store.submit(rater, task.token, values, token=f"{step}", client_ms=took, reason="It reads as a threat.")
-    reviewer = accounts.join(accounts.invite("reviewer"), "reviewer", "a long password").rater
-    for step in range(12):
-        task = store.next_task(reviewer, ["qa"], adjudicate=True)
-        if task is None:
-            break
-        case, value = Adjudication(store, reviewer, task.token), {"label": truth[task.item]}
-        case.vote(value)
-        case.decide(value, code="guideline", note="", token=f"decided {step}")
+    reviewer, first, second = (
+        accounts.join(accounts.invite("reviewer"), f"reviewer {n}", "a long password").rater for n in range(3)
+    )
+    decide(store, truth, reviewer, 4)
+    draw(store, "first days", check=60, limit=0.2, measure="exact", until_ms=round((clock[0] - 4 * DAY_S) * 1000))
+    inspect(store, truth, first, 999)
+    decide(store, truth, reviewer, 4)
+    draw(store, "screened by the judge", check=30, top=30, model="judge-7b", limit=0.1, measure="exact")
+    inspect(store, truth, second, 52)
     for person in people[:3]:
         store.next_task(person, ["pair"])
+
+
+def decide(store: AnnotationStore, truth: dict[int, Label], reviewer: int, leave: int) -> None:
+    """A reviewer decides disputed labels, rightly, but for so many."""
+    disputed = sa.text("select count(*) from task where stage = 'qa' and state = 'adjudicate'")
+    while True:
+        with store.database.read() as db:
+            left = db.execute(disputed).scalar_one()
+        if left <= leave:
+            return
+        task = store.next_task(reviewer, ["qa"], adjudicate=True)
+        if task is None:
+            return
+        case, value = Adjudication(store, reviewer, task.token), {"label": truth[task.item]}
+        case.vote(value)
+        case.decide(value, code="guideline", note="", token=f"decided {task.token}")
+
+
+def inspect(store: AnnotationStore, truth: dict[int, Label], inspector: int, most: int) -> None:
+    """Somebody inspects labels of batches, rightly."""
+    for _ in range(most):
+        task = store.next_task(inspector, ["qa"], inspect=True)
+        with store.database.read() as db:
+            held = db.execute(sa.text("select probe from lease where rater = :r"), {"r": inspector}).scalar()
+        if task is None or held != "inspect":
+            return
+        store.submit(inspector, task.token, {"label": truth[task.item]}, token=f"inspected {task.token}")
 
 
 def take_all(store: AnnotationStore, url: str, out: Path) -> None:
@@ -135,9 +166,10 @@ def take_all(store: AnnotationStore, url: str, out: Path) -> None:
         shots.take(page, "guidelines", "/guidelines/f")
         page.goto(f"{url}/lead")
         page.wait_for_timeout(2000)
-        page.set_viewport_size({"width": 1360, "height": 1720})
+        page.set_viewport_size({"width": 1360, "height": 2010})
         shots.take(page, "lead", "/lead")
-        page.locator("section[aria-labelledby=agreement]").screenshot(path=out / "workbench-agreement.png")
+        for section in ("agreement", "raters"):
+            page.locator(f"section[aria-labelledby={section}]").screenshot(path=out / f"workbench-{section}.png")
         browser.close()
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from poise.annotate import QAScore
 from poise.annotate.store import AnnotationStore, status
@@ -88,6 +93,66 @@ def test_the_stage_writes_a_store_with_the_same_judgements(go: Any) -> None:
     expected = sum(j.rater != "logical-order" for j in corpus.judgements)
     assert (log["qa"], log["pair"], log["single"], log["events"]) == (6, 3, 3, expected)
     assert go("b").stages["annotate"].manifest.outputs_sha256 == done.manifest.outputs_sha256
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+PASSWORD = "a long password"
+
+
+@contextmanager
+def served(run_folder: Path) -> Iterator[str]:
+    """The address of `poise annotate serve --run`, in a process of its own."""
+    words = [sys.executable, "-m", "poise", "annotate", "serve", "--run", str(run_folder), "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        try:
+            log = ""
+            while "running on" not in log:
+                line = child.stderr.readline()
+                assert line, log
+                log += line
+            yield re.findall(r"http://[\d.:]+", log)[-1]
+        finally:
+            child.terminate()
+
+
+def test_a_person_labels_an_item_of_a_run_in_a_browser(go: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the invitation to the log: `poise annotate serve --run` gives the page, and the stage stays as it was."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no {CHROMIUM}")
+    result = go("a")
+    assert main(["annotate", "invite", "--run", str(result.out), "--role", "annotator"]) == 0
+    link = capsys.readouterr().out.strip()
+    with served(result.out) as url, sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"], timeout=30_000)
+        page = browser.new_page()
+        page.set_default_timeout(10_000)
+        page.goto(url + link)
+        for name, text in (("name", "ann"), ("password", PASSWORD), ("again", PASSWORD)):
+            page.fill(f"[name={name}]", text)
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{url}/")
+        page.goto(f"{url}/next/qa")
+        page.wait_for_selector("button:focus")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/task/*")
+        page.keyboard.press("v")
+        told, before = page.inner_text("#texts"), page.url
+        for key in ("b", "2", "Enter"):
+            page.keyboard.press(key)
+        page.wait_for_function("before => location.href !== before", arg=before)
+        browser.close()
+    with AnnotationStore.open(open_run(result.out)) as opened, opened.database.read() as db:
+        query = (
+            "select e.value, p.body from event e join item i on i.id = e.item join text p on p.id = i.prompt "
+            "join rater r on r.id = e.rater where e.at_ms > 0 and r.kind = 'person'"
+        )
+        ((value, prompt),) = db.execute(sa.text(query)).all()
+    assert value == '{"categories":["S2"],"severity":2}' and prompt.strip('"') in told
+    stages = plan(load_recipe(go.recipe, STAGES), STAGES, result.out, verify=True)
+    assert [stage.action for stage in stages] == ["skip", "skip"]
 
 
 def test_people_work_in_a_copy(go: Any, capsys: pytest.CaptureFixture[str]) -> None:

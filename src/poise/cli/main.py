@@ -30,6 +30,7 @@ from poise.cli import (  # noqa: F401
     guard_serving,
     guarding,
     hidden_checks,
+    inspecting,
     joint,
     llm,
     models,

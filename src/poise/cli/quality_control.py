@@ -114,7 +114,7 @@ def screened(
         typer.echo(json.dumps(told, indent=2))
         return
     for name, value in found.items():
-        typer.echo(f"{name.replace('_', ' '):<12}{_told(value)}")
+        typer.echo(f"{name.replace('_', ' '):<12}{told_interval(value)}")
 
 
 @app.command()
@@ -164,7 +164,8 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _told(value: Interval) -> str:
+def told_interval(value: Interval) -> str:
+    """A share with its interval in words."""
     if math.isnan(value.mean):
         return "unknown: nothing to count"
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}], {value.n:,} judged"

@@ -1,8 +1,8 @@
 """Stores on small tables, raters, and a clock that stands still.
 
-Where POISE_TEST_POSTGRES names a server (postgresql://user@localhost/postgres), the tests of queue, stages and
-hidden checks run on it too, each in a database of its own that is dropped afterwards; `benchmarks/postgres.py` starts
-one for a command.
+Where POISE_TEST_POSTGRES names a server (postgresql://user@localhost/postgres), the tests of queue, stages, hidden
+checks and inspections run on it too, each in a database of its own that is dropped afterwards; `benchmarks/postgres.py`
+starts one for a command.
 Tests that are about PostgreSQL start one by themselves where it is installed.
 """
 
@@ -65,7 +65,7 @@ def postgres(postgres_server: str) -> Iterator[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """With a server, run what does not look into the file on it as well."""
-    both = metafunc.module.__name__.endswith(("test_queue", "test_stages", "test_hidden"))
+    both = metafunc.module.__name__.endswith(("test_queue", "test_stages", "test_hidden", "test_inspection"))
     if SERVER and both and "make" in metafunc.fixturenames:
         metafunc.parametrize("make", ["sqlite", "postgres"], indirect=True)
 

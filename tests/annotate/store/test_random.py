@@ -1,4 +1,5 @@
-"""Random judgements, corrections, undos, adjudications and checks: no export breaks the order, and nothing is lost."""
+"""Random judgements, corrections, undos, adjudications, checks and inspections: no export breaks the order, nothing is
+lost, and no label that an inspection found wrong stands."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from poise.annotate.quality.golds import add_gold, set_policy
+from poise.annotate.quality.inspection import draw, inspections
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
 from poise.annotate.store.exporting import records_of
 from poise.annotate.store.overlap import cyclic
@@ -46,6 +48,13 @@ def _template() -> Path:
         with AnnotationStore.create(path, OverlapPolicy(random_share=0.3, lease_s=60)) as store:
             import_tables(store, open_tables(write_rows(_TEMPLATE / "rows", ROWS)))
             add_gold(store, open_tables(write_rows(_TEMPLATE / "known", GOLD)))
+            chief = store.rater(Rater(id="chief", kind="person"))
+            with store.database.read() as db:
+                query = "select i.id from item i join task t on t.item = i.id where i.kind = 'qa' order by i.id limit 3"
+                some = db.execute(sa.text(query)).scalars().all()
+            for item in some:
+                store.adjudicate(chief, item, {"label": SAFE}, token=f"chief {item}")
+            draw(store, "first", check=3, limit=0.1)
             set_policy(store, gold_rate=0.2, repeat_rate=0.2, swap_rate=0.1, repeat_after=1, doubters=1, good_answers=1)
     return path
 
@@ -114,6 +123,20 @@ class Annotating(RuleBasedStateMachine):
             made = self.store.submit(self.people[person], task.token, values, token=self._token(), reason="r")
             self.done += [(self.people[person], seq) for seq in made.values()]
 
+    @rule(person=PEOPLE, label=LABELS, measure=st.sampled_from(["verdict", "exact"]), times=st.integers(0, 4))
+    def inspect(self, person: int, label: dict[str, Any], measure: str, times: int) -> None:
+        """Draw a batch where labels stand, and inspect some labels of any batch."""
+        try:
+            draw(self.store, self._token(), check=3, limit=0.1, measure=measure)
+        except PoiseError as error:
+            assert "no label stands" in str(error)
+        for _ in range(times):
+            task = self.store.next_task(self.people[person], ["qa"], inspect=True)
+            if task is None:
+                return
+            made = self.store.submit(self.people[person], task.token, {"label": label}, token=self._token())
+            self.done += [(self.people[person], seq) for seq in made.values()]
+
     @rule(data=st.data(), label=LABELS, choice=CHOICES, who=st.integers(0, 5), adjudicate=st.booleans())
     def change(self, data: st.DataObject, label: dict[str, Any], choice: object, who: int, adjudicate: bool) -> None:
         """Correct, judge by the model, or adjudicate any item."""
@@ -180,6 +203,14 @@ class Annotating(RuleBasedStateMachine):
                 Settler(log, self.store.policy).settle(item)
             assert log.seq == seq
             assert [db.execute(one).all() for one in query] == before
+
+    @invariant()
+    def what_an_inspection_contradicts_does_not_stand(self) -> None:
+        """Every label found wrong was decided by an adjudicator since, stands corrected, or does not stand."""
+        wrong = {one.item for batch in inspections(self.store) for one in batch.wrong if one.state == "to adjudicate"}
+        with self.store.database.read() as db:
+            query = "select i.key from item i join final f on f.item = i.id where f.question = 'label' and f.settled"
+            assert wrong.isdisjoint(db.execute(sa.text(query)).scalars())
 
     @invariant()
     def checks_become_no_data(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from poise.annotate.agreement.from_store import read_store
 from poise.annotate.quality.golds import add_gold, set_policy
+from poise.annotate.quality.inspection import draw, inspections
 from poise.annotate.quality.report import quality_report
 from poise.annotate.store import OverlapPolicy, export_tables
 from poise.annotate.workbench.measures import measure
@@ -269,3 +270,47 @@ def test_an_item_loaded_ahead_may_be_a_check(make_site: MakeSite, tmp_path: Path
         leases.add(task["lease"])
         found.append(is_gold(task))
     assert {True, False} == set(found) and len(leases) == 25
+
+
+def test_a_reviewer_inspects_labels_as_tasks(make_site: MakeSite) -> None:
+    """They go to reviewers alone; what one finds wrong is decided by another, who sees what the inspector said."""
+    site = make_site(rows(7))
+    ann, rev, other = site.person("ann"), site.person("rev", "reviewer"), site.person("other", "reviewer")
+    plain = rev.take()
+    rev.post(f"/task/{plain['lease']}/skip")
+    for _ in range(4):
+        ann.submit(ann.take(), severity="0")
+    draw(site.store, "may", check=4, limit=0.4)
+    counts = [re.findall(r'class="count">(\d+)<', who.client.get("/").text)[0] for who in (ann, rev)]
+    assert counts == ["3", "6"], "three are open, and three of the four to inspect were not skipped before"
+    task = rev.take()
+    assert bare(task["page"], task) == bare(plain["page"], plain)
+    answer = rev.submit(task, severity="2", category="S1")
+    assert answer.status_code == 200
+    (found,) = inspections(site.store)
+    assert (found.inspected, found.errors) == (1, 1)
+    assert "Nothing is disputed" in rev.client.get("/adjudicate").text, "not for the inspector"
+    lease = fields_of(other.client.get("/adjudicate").text)["lease"]
+    other.post("/adjudicate/vote", script=False, lease=lease, severity="2", category="S1")
+    page = other.client.get("/adjudicate").text
+    assert "inspector" in page and "person" in page
+    board = site.person("lead", "lead").client.get("/lead").text
+    assert "Inspection of batches" in board and "found wrong" in board and "inspect on" in board
+
+
+def test_an_inspection_is_undone_and_runs_out_as_a_task(make_site: MakeSite) -> None:
+    site = make_site(rows(2))
+    ann, rev = site.person("ann"), site.person("rev", "reviewer")
+    for _ in range(2):
+        ann.submit(ann.take(), severity="0")
+    draw(site.store, "may", check=2, limit=0.1)
+    task = rev.take()
+    answer = rev.submit(task, severity="2", category="S1").json()["stored"]
+    again = rev.post("/undo", script=False, answer=answer)
+    assert again.status_code in (302, 303) and inspections(site.store)[0].inspected == 0, again.text
+    late = rev.take()
+    assert late["item"] == task["item"] and "checked" in late["page"], "it comes again as a draft"
+    site.now[0] += 700
+    over = rev.submit(late, severity="1", category="S2")
+    assert over.status_code == 409 and "kept as a draft" in over.text
+    assert {rev.take()["item"]} == {task["item"]}

@@ -107,6 +107,12 @@ def test_stale_pairs_are_counted(make: Make) -> None:
     found = live(store)
     assert found.stale == 1 and [stuck.stage for stuck in found.stale_items] == ["pair"]
     assert {line.question for line in measure(store).agreement} == {"better"}, "outdated answers do not count"
+    with store.database.read() as db:
+        decided = db.exec_driver_sql("select seq from event where item = 1 and kind = 'adjudicate'").scalars().all()
+    for seq in decided:
+        store.undo(dea, seq, token=f"undo {seq}")
+    found = live(store)
+    assert found.stale == 1 and [stuck.state for stuck in found.stale_items] == ["waiting"], "those that wait as well"
 
 
 def test_days_and_grid(make: Make, clock: Clock) -> None:

@@ -57,7 +57,17 @@ def test_a_store_of_the_first_version_is_brought_up(make_site: MakeSite) -> None
         db.exec_driver_sql("drop index event_checked")
         for column in ("revealed", "probe"):
             db.exec_driver_sql(f"alter table lease drop column {column}")
-        later = ("gold", "probe", "turn", "showing", "blind_vote", "training_answer", "training_round")
+        later = (
+            "batch_item",
+            "batch",
+            "gold",
+            "probe",
+            "turn",
+            "showing",
+            "blind_vote",
+            "training_answer",
+            "training_round",
+        )
         for table in (*later, "exposure", "session", "invitation", "account"):
             db.exec_driver_sql(f"drop table {table}")
         db.exec_driver_sql("update alembic_version set version_num = '0001'")

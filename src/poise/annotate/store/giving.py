@@ -1,6 +1,7 @@
 """Which items a rater may be given: the queries of the queue, for each stage, with and without adjudication.
 
-Hidden checks (`probes`) take nobody's place, and what a rater had as gold is not given to that rater as data.
+Hidden checks (`probes`) take nobody's place, and what a rater had as gold or inspected is not given to that rater as
+data, nor to decide.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _OPEN = """
 select t.item from task t join item i on i.id = t.item
 where t.state = 'open' and t.stage = :stage and t.wanted - t.have >
     (select count(*) from lease l where l.item = t.item and not l.adjudicate and not l.revealed and l.probe is null)
-and not exists (select 1 from probe p where p.item = t.item and p.rater = :rater and p.kind = 'gold')
+and not exists (select 1 from probe p where p.item = t.item and p.rater = :rater and p.kind in ('gold', 'inspect'))
 and (select count(*) from current_judgement j where j.item = t.item and j.rater = :rater
     and t.asks like '%"' || j.question || '"%' and (j.pins is null or j.pins =
         (select f.pins from final f where f.item = t.item and f.question = j.question)))
@@ -50,6 +51,7 @@ select t.item from task t join item i on i.id = t.item
 where t.state = 'adjudicate' and t.stage = :stage
 and not exists (select 1 from lease l where l.item = t.item and l.adjudicate)
 and not exists (select 1 from current_judgement j where j.item = t.item and j.rater = :rater)
+and not exists (select 1 from probe p where p.item = t.item and p.rater = :rater and p.kind = 'inspect')
 and {allowed} and {blind} {more}
 """
 

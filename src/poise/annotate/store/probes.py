@@ -7,6 +7,7 @@ taking back such an answer gives a check again. A check that was given and not a
 
 A gold item goes to a person at most once, and never to one who has judged it as data; after it, that person is never
 given it as data. Among the gold items that a person may see, those shown to fewest people go first, equal ones by hash.
+Labels of batches that are inspected (`batches`) are checks too, but not drawn here by chance.
 No suggestion of a model is shown with a check: it looks like an item of the control arm. So what comes again is only
 what was answered without one.
 """
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from poise.annotate.store import schema
+from poise.annotate.store import batches, schema
 from poise.annotate.store.giving import ALLOWED, BLIND
 from poise.annotate.store.known import hidden, locked, quality_policy, review
 from poise.annotate.store.settle import QUESTIONS
@@ -41,7 +42,9 @@ _PENDING = """
 select t.item, t.kind from probe t join item i on i.id = t.item left join gold g on g.item = t.item
 left join task k on k.item = t.item
 where t.rater = :rater and not t.answered and i.kind = :stage
-and (t.kind = 'gold' or exists (select 1 from current_judgement j where j.item = t.item and j.rater = :rater))
+and (t.kind in ('gold', 'inspect')
+    or exists (select 1 from current_judgement j where j.item = t.item and j.rater = :rater))
+and (t.kind <> 'inspect' or not exists (select 1 from current_judgement j where j.item = t.item and j.rater = :rater))
 and (k.state is null or k.state <> 'waiting') and {allowed} {more} order by t.given_ms, t.item
 """
 _SERVED = "and (t.kind <> 'gold' or g.state = 'active')"
@@ -97,9 +100,18 @@ class Probes:
         row = self._pending(rater, stage, item).first()
         return None if row is None else Probe(row.item, row.kind)
 
-    def waiting(self, rater: int, stage: str) -> int:
-        """How many of them there are."""
-        return len(self._pending(rater, stage, None).all())
+    def inspection(self, rater: int, stage: str) -> Probe | None:
+        """A label that the rater inspects next; one that was given and not answered first."""
+        for row in self._pending(rater, stage, None):
+            if row.kind == batches.INSPECT:
+                return Probe(row.item, row.kind)
+        item = batches.give(self._db, rater, stage, self._now)
+        return None if item is None else Probe(item, batches.INSPECT)
+
+    def waiting(self, rater: int, stage: str, inspect_most: int = 0) -> int:
+        """How many of them there are, with at most `inspect_most` labels that the rater could be given to inspect."""
+        new = batches.free(self._db, rater, stage, self._now, inspect_most) if inspect_most else ()
+        return len(self._pending(rater, stage, None).all()) + len(new)
 
     def _pending(self, rater: int, stage: str, item: int | None) -> sa.CursorResult[tuple[int, str]]:
         told: dict[str, object] = {"rater": rater, "stage": stage} | ({} if item is None else {"item": item})

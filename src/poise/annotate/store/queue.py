@@ -90,13 +90,20 @@ class Queue:
         self._showing, self._probes = Showing(connection, self._joint), Probes(connection, now_ms)
 
     def take(
-        self, rater: int, stages: Sequence[str], *, adjudicate: bool = False, besides: Collection[str] = ()
+        self,
+        rater: int,
+        stages: Sequence[str],
+        *,
+        adjudicate: bool = False,
+        besides: Collection[str] = (),
+        inspect: bool = False,
     ) -> Task | None:
         """What the rater works on next: a lease that is still held, else a new one; None when there is nothing.
 
         Args:
             stages: looked through in this order.
             besides: tokens of leases that the rater's page has loaded already.
+            inspect: the rater may inspect labels of batches (`batches`); they go first and look like tasks.
         """
         for stage in stages:
             if stage not in STAGES:
@@ -104,6 +111,9 @@ class Queue:
         self._db.execute(sa.text("delete from lease where expires_ms <= :now"), {"now": self._now})
         if (held := self._held(rater, stages, adjudicate, besides)) is not None:
             return held
+        for stage in stages if inspect and not adjudicate else ():
+            if (probe := self._probes.inspection(rater, stage)) is not None:
+                return self.task(self._lease_check(probe, rater))
         for stage in stages:
             item = self._db.execute(TAKE[stage, adjudicate], {"stage": stage, "rater": rater}).scalar()
             if item is not None:
@@ -126,10 +136,12 @@ class Queue:
         found = self._db.execute(TAKE_THIS[stage, False], told).scalar()
         return None if found is None else self.task(self._lease(item, rater, False))
 
-    def waiting(self, rater: int, stage: str, *, adjudicate: bool = False, most: int = 500) -> int:
+    def waiting(
+        self, rater: int, stage: str, *, adjudicate: bool = False, inspect: bool = False, most: int = 500
+    ) -> int:
         """How many items of a stage the rater could be given now, those held not counted; counted up to `most`."""
         told = {"stage": stage, "rater": rater, "most": most}
-        checks = 0 if adjudicate else self._probes.waiting(rater, stage)
+        checks = 0 if adjudicate else self._probes.waiting(rater, stage, most if inspect else 0)
         return min(most, int(self._db.execute(COUNT[stage, adjudicate], told).scalar_one()) + checks)
 
     def lease(self, token: str, rater: int) -> sa.RowMapping:

@@ -3,7 +3,8 @@
 The stages hang together: a pair waits until both its QA labels are settled. Where exactly one of them is safe, "safer"
 is decided by the rule and never asked. A "safer" rests on the versions of the two labels (its pins): when a label
 changes, it counts no longer, the pair is stale, and it is decided again by the rule or asked again. "better" rests on
-no label and stays. Choices that go round in a circle among the answers of one prompt go to adjudication.
+no label and stays. Choices that go round in a circle among the answers of one prompt go to adjudication, and so does a
+label that an inspection contradicts (`batches`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from poise.annotate.store import schema
+from poise.annotate.store.batches import contradicted
 from poise.annotate.store.chain import canonical
 from poise.annotate.store.joint import JointPolicy
 from poise.annotate.store.log import ORDER, Entry, Log, parsed
@@ -113,6 +115,8 @@ class Settler:
             careful=careful,
             audit=self._joint.audits("qa", row["key"]),
         )
+        if found.state == "settled" and found.value is not None and contradicted(self._db, item, found.value):
+            found = found._replace(state="adjudicate")
         changed = self._write_final(item, "label", found)
         self._write_task(row, {"label": found})
         if changed:

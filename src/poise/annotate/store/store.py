@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from poise.annotate.store import answers, chain, known, probes, schema
+from poise.annotate.store import answers, batches, chain, known, probes, schema
 from poise.annotate.store.chain import Checked
 from poise.annotate.store.database import Database
 from poise.annotate.store.joint import JointPolicy
@@ -131,10 +131,11 @@ class AnnotationStore:
         *,
         adjudicate: bool = False,
         besides: Collection[str] = (),
+        inspect: bool = False,
     ) -> Task | None:
         """See `Queue.take`."""
         with self.database.write() as connection:
-            return self.queue(connection).take(rater, stages, adjudicate=adjudicate, besides=besides)
+            return self.queue(connection).take(rater, stages, adjudicate=adjudicate, besides=besides, inspect=inspect)
 
     def renew(self, rater: int, lease: str) -> int:
         """See `Queue.renew`."""
@@ -190,6 +191,8 @@ class AnnotationStore:
             showing = Showing(connection, self.joint)
             blind = showing.is_blind(held)
             told = showing.recorded(held, before=blind, page=shown)
+            if held["probe"] == batches.INSPECT:
+                told = batches.recorded(connection, held["item"], rater, told)
             extra = {"reason": reason, "shown": told, "client_ms": client_ms}
             made = self._append(log, kind, held["item"], rater, values, token, leased_pins=pins, **extra)
             queue.drop_draft(held["item"], rater)
@@ -218,7 +221,10 @@ class AnnotationStore:
                 return stood
             answers.check_may_correct(connection, rater, item)
             log, kind = Log(connection, self.now_ms()), probes.kind_of_answer(connection, rater, item)
-            told = {} if kind == "check" else Showing(connection, self.joint).corrected(item, rater)
+            if kind == "check":
+                told = batches.recorded(connection, item, rater, {})
+            else:
+                told = Showing(connection, self.joint).corrected(item, rater)
             return self._append(log, kind, item, rater, values, token, reason=reason, client_ms=client_ms, shown=told)
 
     def adjudicate(
@@ -307,10 +313,13 @@ class AnnotationStore:
 
     def _follow(self, log: Log, kind: str, item: int, rater: int) -> None:
         """What follows from an event of a kind, or from its being taken back."""
+        inspected = kind == "check" and batches.is_inspection(log.connection, item, rater)
         if kind == "check":
             probes.follow(log.connection, item, rater, log.now_ms)
-        else:
+        if kind != "check" or inspected:
             Settler(log, self.policy, self.joint).settle(item)
+        if inspected:
+            batches.open_again(log.connection, item)
 
     @staticmethod
     def _known(connection: sa.Connection, token: str, rater: int) -> dict[str, int]:

@@ -36,10 +36,14 @@ REASONS = {
 """Why raters differed, as an adjudicator sees it: code -> words."""
 
 _SAID = """
-select j.question, j.value, j.reason, j.pins, j.rater, r.kind, i.key, f.pins as now_pins
+select j.seq, j.question, j.value, j.reason, j.pins, j.rater, r.kind, i.key, f.pins as now_pins
 from current_judgement j join rater r on r.id = j.rater join item i on i.id = j.item
 left join final f on f.item = j.item and f.question = j.question
-where j.item = :item and r.kind <> 'rule' order by j.seq
+where j.item = :item and r.kind <> 'rule'
+union all
+select c.seq, c.question, c.value, null, null, c.rater, 'inspector', i.key, null
+from current_check c join batch_item t on t.item = c.item and t.rater = c.rater join item i on i.id = c.item
+where c.item = :item order by seq
 """
 _BLIND = "select question, value from blind_vote where item = :item and rater = :rater"
 
@@ -49,7 +53,7 @@ class Voice:
     """What one rater says about an item.
 
     Args:
-        kind: "person", "model" or "import".
+        kind: "person", "model", "import", or "inspector", who saw the text alone (see `store.batches`).
         letter: of this rater on this item.
         answers: question -> value; None is not judged.
         reasons: question -> reason, where one was given.
@@ -207,7 +211,7 @@ class Adjudication:
 
 
 def voices(db: sa.Connection, item: int) -> tuple[Voice, ...]:
-    """What every rater but the rules says about an item now, in the order of their letters."""
+    """What every rater but the rules, and every inspector, says about an item now, in the order of their letters."""
     said: dict[int, list[sa.RowMapping]] = {}
     for row in db.execute(sa.text(_SAID), {"item": item}).mappings():
         said.setdefault(row["rater"], []).append(row)

@@ -25,7 +25,7 @@ CHOICES = {
 def before(visit: Visit) -> Response:
     """The warning: what kind of text comes, and how much of it; once in a session."""
     then = visit.text("then") if visit.posted else visit.request.query_params.get("then", "/")
-    then = then if then.startswith(("/next/", "/task/")) else "/"
+    then = then if then in ("/adjudicate", "/training") or then.startswith(("/next/", "/task/")) else "/"
     if visit.posted:
         visit.desk.accounts.warned(visit.session_hash)
         visit.desk.forget_sessions()

@@ -23,11 +23,14 @@ select i.kind as stage, l.adjudicate, l.expires_ms, r.name, r.kind from lease l 
 join rater r on r.id = l.rater where l.expires_ms > :now order by l.expires_ms limit :most
 """
 _STUCK = """
-select t.item, t.stage, t.have, t.wanted, t.stale,
+select t.item, t.stage, t.state, t.have, t.wanted, t.stale,
     case when exists (select 1 from final f where f.item = t.item and f.cyclic) then 1 else 0 end as cyclic,
     case when exists (select 1 from lease l where l.item = t.item and l.adjudicate and l.expires_ms > :now)
-        then 1 else 0 end as held
-from task t where t.state = :state {stale} order by t.priority, t.item limit :most
+        then 1 else 0 end as held,
+    case when exists (select 1 from final f join batch_item b on b.item = f.item join probe p on p.item = b.item
+        and p.rater = b.rater and p.kind = 'inspect' and p.answered where f.item = t.item and f.value is not null)
+        then 1 else 0 end as inspected
+from task t where {only} order by t.priority, t.item limit :most
 """
 
 
@@ -60,17 +63,21 @@ class Stuck:
     """A disputed or stale item.
 
     Args:
+        state: of its task; a stale pair that waits for its labels is "waiting".
         cyclic: its choice is part of a cycle.
         held: an adjudicator works on it.
+        inspected: it has a label, which somebody has inspected.
     """
 
     item: int
     stage: str
+    state: str
     have: int
     wanted: int
     stale: bool
     cyclic: bool
     held: bool
+    inspected: bool
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,8 @@ def live(store: AnnotationStore) -> Live:
             disputed=disputed,
             leases=int(leases or 0),
             held=tuple(_held(row) for row in held),
-            disputed_items=_stuck(db, "adjudicate", "", told) if disputed else (),
-            stale_items=_stuck(db, "open", "and t.stale", told) if stale else (),
+            disputed_items=_stuck(db, "t.state = 'adjudicate'", told) if disputed else (),
+            stale_items=_stuck(db, "t.stale", told) if stale else (),
         )
 
 
@@ -122,17 +129,19 @@ def _held(row: sa.RowMapping) -> Held:
     return Held(row["name"], row["kind"], row["stage"], bool(row["adjudicate"]), moment(row["expires_ms"]))
 
 
-def _stuck(db: sa.Connection, state: str, stale: str, told: dict[str, int]) -> tuple[Stuck, ...]:
-    rows = db.execute(sa.text(_STUCK.format(stale=stale)), told | {"state": state}).mappings()
+def _stuck(db: sa.Connection, only: str, told: dict[str, int]) -> tuple[Stuck, ...]:
+    rows = db.execute(sa.text(_STUCK.format(only=only)), told).mappings()
     return tuple(
         Stuck(
             item=row["item"],
             stage=row["stage"],
+            state=row["state"],
             have=row["have"],
             wanted=row["wanted"],
             stale=bool(row["stale"]),
             cyclic=bool(row["cyclic"]),
             held=bool(row["held"]),
+            inspected=bool(row["inspected"]),
         )
         for row in rows
     )

@@ -15,9 +15,8 @@ from poise.annotate.workbench.wellbeing import today
 def home(visit: Visit) -> Response:
     """What is waiting for the person by stage, and today's exposure."""
     store = visit.desk.store
-    return visit.render(
-        "home.html", waiting=waiting(store, visit.who.rater), today=today(store, visit.who, visit.desk.settings)
-    )
+    count = waiting(store, visit.who.rater, inspect=visit.who.may("reviewer"))
+    return visit.render("home.html", waiting=count, today=today(store, visit.who, visit.desk.settings))
 
 
 ROUTES = [Route("/", home, methods=["GET"])]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.routing import Route
 
+from poise.annotate.quality.inspection import inspections
 from poise.annotate.store.queue import STAGES
 from poise.annotate.workbench.background import Background
 from poise.annotate.workbench.costs import spent
@@ -78,6 +79,7 @@ def _context(desk: Desk) -> dict[str, Any]:
     days = [day.by_people for day in measures.days] if measures else []
     return {
         "live": live(desk.store),
+        "inspections": inspections(desk.store),
         "measures": measures,
         "spent": spent(desk.settings.replies, desk.settings.prices),
         "running": kept.running,

@@ -93,20 +93,23 @@ def open_lease(store: AnnotationStore, rater: int, lease: str, *, adjudicate: bo
         return _shown(db, queue.task(lease))
 
 
-def next_shown(store: AnnotationStore, rater: int, stage: str, besides: Sequence[str] = ()) -> Shown | None:
-    """What the rater works on next in a stage."""
+def next_shown(
+    store: AnnotationStore, rater: int, stage: str, besides: Sequence[str] = (), *, inspect: bool = False
+) -> Shown | None:
+    """What the rater works on next in a stage; `inspect`: labels under inspection too."""
     with store.database.write() as db:
-        task = store.queue(db).take(rater, [stage], besides=besides)
+        task = store.queue(db).take(rater, [stage], besides=besides, inspect=inspect)
         return None if task is None else _shown(db, task)
 
 
-def waiting(store: AnnotationStore, rater: int, most: int = 500) -> dict[str, str]:
+def waiting(store: AnnotationStore, rater: int, most: int = 500, *, inspect: bool = False) -> dict[str, str]:
     """Stage -> how many items the rater could work on now, those that are held included; "" for none.
 
     Where hidden checks are served the number is rounded up to tens: after a check it would be the same as before.
 
     Args:
         most: as far as it is counted.
+        inspect: count labels under inspection too.
     """
     held = sa.text(
         "select i.kind, count(*) as held from lease l join item i on i.id = l.item left join task t on t.item = l.item "
@@ -116,7 +119,9 @@ def waiting(store: AnnotationStore, rater: int, most: int = 500) -> dict[str, st
     with store.database.read() as db:
         queue, policy = store.queue(db), quality_policy(db)
         mine = {row.kind: row.held for row in db.execute(held, {"rater": rater, "now": store.now_ms()})}
-        counts = {stage: mine.get(stage, 0) + queue.waiting(rater, stage, most=most) for stage in STAGES}
+        counts = {
+            stage: mine.get(stage, 0) + queue.waiting(rater, stage, inspect=inspect, most=most) for stage in STAGES
+        }
     rounded = policy is not None and policy.serves
     return {stage: _count_words(count, most, rounded) for stage, count in counts.items()}
 
@@ -126,7 +131,7 @@ def keep_draft(store: AnnotationStore, rater: int, ref: str, body: Any) -> bool:
     query = sa.text(
         "select x.item, x.again, i.key, r.name, p.answered from exposure x join item i on i.id = x.item "
         "join rater r on r.id = x.rater left join probe p on p.item = x.item and p.rater = x.rater "
-        "and (p.kind <> 'gold') = x.again "
+        "and (p.kind in ('repeat', 'swap')) = x.again "
         "where x.rater = :rater"
     )
     said = sa.text("select 1 from current_judgement where item = :item and rater = :rater")

@@ -40,7 +40,7 @@ def work(visit: Visit) -> Response:
     stage = _stage(visit)
     if (instead := before_texts(visit)) is not None:
         return instead
-    shown = next_shown(visit.desk.store, visit.who.rater, stage)
+    shown = next_shown(visit.desk.store, visit.who.rater, stage, inspect=visit.who.may("reviewer"))
     if shown is None:
         return visit.render("nothing.html", stage=stage)
     return visit.go(f"/task/{shown.task.token}")
@@ -61,7 +61,8 @@ def ahead(visit: Visit) -> Response:
     besides, stage = visit.request.query_params.getlist("besides")[:2], _stage(visit)
     now = today(visit.desk.store, visit.who, visit.desk.settings)
     stop = now.over or now.break_due
-    shown = None if stop else next_shown(visit.desk.store, visit.who.rater, stage, besides)
+    inspect = visit.who.may("reviewer")
+    shown = None if stop else next_shown(visit.desk.store, visit.who.rater, stage, besides, inspect=inspect)
     if shown is None:
         return Response(status_code=204)
     response: HTMLResponse = visit.render("task_main.html", **_page(visit, shown))
