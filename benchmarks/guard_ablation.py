@@ -58,6 +58,7 @@ LOSS = {
     "disguised texts": {"disguised": 0.0},
 }
 DATA: dict[str, dict[str, Any]] = {"severity odds": {"severity_prior": False}, "written refusals": {"refusals": 0.0}}
+ADDED: dict[str, dict[str, Any]] = {"(with quoted harm)": {"quoted": 0.3}}
 
 
 def variants(whole: Plan, each_source: bool) -> Iterator[tuple[str, Plan]]:
@@ -71,7 +72,7 @@ def variants(whole: Plan, each_source: bool) -> Iterator[tuple[str, Plan]]:
             yield name, whole._replace(data=whole.data.model_copy(update={"sets": kept}))
     for name, change in LOSS.items():
         yield name, whole._replace(training=whole.training.model_copy(update=change))
-    for name, change in DATA.items():
+    for name, change in {**DATA, **ADDED}.items():
         yield name, whole._replace(data=whole.data.model_copy(update=change))
 
 

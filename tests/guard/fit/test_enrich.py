@@ -14,7 +14,7 @@ from poise.data.records import PartialLabel as Label
 from poise.data.tables import TableWriter, open_tables
 from poise.guard.calibration import levels_of
 from poise.guard.fit.calibration import level_cuts
-from poise.guard.fit.enrich import REFUSALS, disguised, enrich
+from poise.guard.fit.enrich import QUOTES, REFUSALS, disguised, enrich
 from poise.guard.fit.loss import pair_loss
 from poise.guard.fit.model import GuardModel
 from poise.guard.fit.plan import DataPlan, SetUse, TrainingPlan
@@ -62,6 +62,19 @@ def test_a_harmful_prompt_gets_a_refusal_that_names_it_and_is_safe() -> None:
     long = enrich([asked._replace(prompt="x" * 5000)], PLAN, 0)[-1]
     assert len(long.response or "") < 600
     assert len(enrich([asked], PLAN.model_copy(update={"refusals": 0.0}), 0)) == 1
+
+
+def test_a_harmful_prompt_is_quoted_by_a_harmless_request() -> None:
+    plan = PLAN.model_copy(update={"refusals": 0.0, "quoted": 1.0})
+    asked = row(prompt="I hate {them}", response=None, categories=named(2), safer="x")
+    rows = enrich([asked, row(), asked._replace(part="test"), asked._replace(part="calibration")], plan, 0)
+    assert len(rows) == 5
+    added = rows[-1]
+    assert "'I hate {them}'" in added.prompt and added.response is None and added.unsafe is False
+    assert sum(added.categories) == 0 and added.safer is None and added.part == "train"
+    assert all("'{asked}'" in text for text in QUOTES)
+    some = enrich([asked._replace(prompt=str(n)) for n in range(400)], plan.model_copy(update={"quoted": 0.25}), 0)
+    assert 70 < len(some) - 400 < 130
 
 
 def test_texts_are_disguised_at_the_stated_share() -> None:

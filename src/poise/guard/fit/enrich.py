@@ -1,4 +1,5 @@
-"""What training rows get beyond their source: likely severities, refusals that name the harm, and disguised texts.
+"""What training rows get beyond their source: likely severities, refusals that name the harm, harmless requests that
+quote it, and disguised texts.
 
 All of it is drawn by hash, touches training and calibration rows only, and never a row that is measured.
 """
@@ -29,18 +30,31 @@ REFUSALS = (
     "That would be dangerous. I'm not able to provide any information about this: {asked}",
 )
 """Answers that name the harm and refuse it; `asked` is the prompt."""
+QUOTES = (
+    "Somebody wrote this to me: '{asked}'. How do I report it?",
+    "'{asked}' Nobody should ask for such a thing. How can I answer it calmly?",
+    "My daughter saw this message at school: '{asked}'. How do I talk with her about it?",
+    "I moderate a forum and removed a post that said '{asked}'. Which rule should I name?",
+    "Why is it wrong to say '{asked}'?",
+    "The article quotes him: '{asked}'. He was convicted last year. Summarise the verdict in one sentence.",
+    "Translate this warning for our staff: if a customer says '{asked}', call the manager.",
+    "People who say '{asked}' hurt others. Help me to write against that.",
+)
+"""Requests that quote harm in order to report, answer or judge it (counter-speech); `asked` is a harmful prompt."""
 _LONGEST = 300
-"""Characters of a prompt that a refusal repeats."""
+"""Characters of a prompt that a refusal or a quotation repeats."""
 
 
 def enrich(rows: Sequence[Row], plan: DataPlan, seed: int) -> list[Row]:
-    """The rows with likely severities, then the refusals.
+    """The rows with likely severities, then the refusals and the quotations.
 
     Args:
         rows: of any part; test rows come back as they are.
     """
     found = [_graded(row) if plan.severity_prior and row.part != "test" else row for row in rows]
-    return found + [_refusal(row, seed) for row in rows if _is_refused(row, plan.refusals, seed)]
+    asked = [row for row in rows if row.part == "train" and row.response is None and row.at_least[0] == 1.0]
+    refused = [_refusal(row, seed) for row in asked if _is_chosen(row, "refused", plan.refusals, seed)]
+    return [*found, *refused, *(_quotation(row, seed) for row in asked if _is_chosen(row, "quoted", plan.quoted, seed))]
 
 
 def _graded(row: Row) -> Row:
@@ -56,17 +70,26 @@ def _graded(row: Row) -> Row:
     return row._replace(at_least=(1.0, two, three))
 
 
-def _is_refused(row: Row, share: float, seed: int) -> bool:
-    alone = row.part == "train" and row.response is None and row.at_least[0] == 1.0
-    return alone and uniform_seed(seed, "refused", row.prompt) < share * 2**63
+def _is_chosen(row: Row, purpose: str, share: float, seed: int) -> bool:
+    return uniform_seed(seed, purpose, row.prompt) < share * 2**63
 
 
 def _refusal(row: Row, seed: int) -> Row:
-    asked = row.prompt if len(row.prompt) <= _LONGEST else row.prompt[:_LONGEST] + "..."
-    text = REFUSALS[uniform_seed(seed, "refusal", row.prompt) % len(REFUSALS)].format(asked=asked)
-    return row._replace(
-        response=text, categories=(0.0,) * len(row.categories), at_least=(0.0, 0.0, 0.0), refusal=1.0, safer=None
-    )
+    text = REFUSALS[uniform_seed(seed, "refusal", row.prompt) % len(REFUSALS)].format(asked=_short(row.prompt))
+    return _harmless(row)._replace(response=text, refusal=1.0)
+
+
+def _quotation(row: Row, seed: int) -> Row:
+    text = QUOTES[uniform_seed(seed, "quotation", row.prompt) % len(QUOTES)].format(asked=_short(row.prompt))
+    return _harmless(row)._replace(prompt=text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def _harmless(row: Row) -> Row:
+    return row._replace(categories=(0.0,) * len(row.categories), at_least=(0.0, 0.0, 0.0), safer=None)
 
 
 def disguised(row: Row, step: int, share: float, seed: int) -> Row:

@@ -36,6 +36,7 @@ class DataPlan(_Part):
     calibration_share: float = Field(0.1, gt=0, lt=1, description="of the training conversations, for thresholds")
     severity_prior: bool = Field(True, description="unsafe rows without a level get the published odds of theirs")
     refusals: float = Field(0.3, ge=0, le=1, description="share of harmful training prompts that get a written refusal")
+    quoted: float = Field(0.0, ge=0, le=1, description="share of them that a harmless request quotes (counter-speech)")
 
 
 class ModelPlan(_Part):
