@@ -75,6 +75,20 @@ def write_run(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def about(recipe: Recipe, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What every report tells first."""
+    gpu = {"peak_gpu_memory_mb": torch.cuda.max_memory_allocated() // 2**20} if torch.cuda.is_available() else {}
+    return {
+        "name": recipe.head.name,
+        "method": recipe.method.name,
+        "base_model": recipe.head.model,
+        "identity": dict(identity),
+        "peak_memory_mb": peak_memory_mb(),
+        **gpu,
+        "versions": versions(),
+    }
+
+
 @contextmanager
 def shown(recipe: Recipe, work: Path, watch: Watch) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """What takes each row of a run's measurements to the recipe's sinks, which write below the work folder.

@@ -36,11 +36,10 @@ from poise.align.train.curves import draw_online
 from poise.align.train.data import Prompts, is_held_out, read_prompts
 from poise.align.train.folders import (
     Watch,
+    about,
     cant_be_written,
     keep_shown,
-    peak_memory_mb,
     shown,
-    versions,
     write_run,
 )
 from poise.align.train.online_sections import multiplier_of
@@ -184,11 +183,7 @@ def _run(
 def _report(
     recipe: Recipe, asked: _Asked, result: OnlineResult, history: list[dict[str, float]], identity: dict[str, Any]
 ) -> dict[str, Any]:
-    return {
-        "name": recipe.head.name,
-        "method": recipe.method.name,
-        "base_model": recipe.head.model,
-        "identity": identity,
+    return about(recipe, identity) | {
         "rows": {
             "train": len(asked.train),
             "held_out": len(asked.held_out),
@@ -203,8 +198,6 @@ def _report(
             key: round(sum(row[key] for row in result.history), 2)
             for key in ("seconds_rollout", "seconds_scoring", "seconds_update")
         },
-        "peak_memory_mb": peak_memory_mb(),
-        "versions": versions(),
     }
 
 

@@ -21,11 +21,10 @@ from poise.align.train.curves import draw_curves
 from poise.align.train.data import Pairs, chosen_rows, is_held_out, read_pairs
 from poise.align.train.folders import (
     Watch,
+    about,
     cant_be_written,
     keep_shown,
-    peak_memory_mb,
     shown,
-    versions,
     write_run,
 )
 from poise.align.train.methods import SACPOOptions
@@ -197,11 +196,7 @@ def _report(
     recipe: Recipe, training: OfflineTraining, rows: Rows, identity: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
     pairs, places = rows.encoded.pairs, training.tokens + training.padding
-    return {
-        "name": recipe.head.name,
-        "method": recipe.method.name,
-        "base_model": recipe.head.model,
-        "identity": identity,
+    return about(recipe, identity) | {
         "rows": {
             "train": rows.is_held_out.count(False),
             "held_out": rows.is_held_out.count(True),
@@ -217,6 +212,4 @@ def _report(
         "seconds": round(training.seconds, 2),
         "pairs_per_second": round(training.items / training.seconds, 3),
         "padding_share": round(training.padding / places, 4),
-        "peak_memory_mb": peak_memory_mb(),
-        "versions": versions(),
     }
