@@ -52,6 +52,7 @@ from poise.errors import PoiseError
 from poise.models.bundled import resolve
 from poise.models.fingerprint import fingerprint
 from poise.models.generate import chat_ids
+from poise.models.recompute import recompute_layers
 from poise.models.trunk import Trunk
 from poise.preference.pairs import conversation
 
@@ -96,6 +97,8 @@ def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> d
     plan = planned(recipe, scores)
     roles = online_roles(method, plan.asked) if plan else online_roles(method)
     trunk = scores.trunk(recipe.head.model, roles, roles[1:], recipe.head.seed)
+    if recipe.parts["rollout"].gradient_checkpointing:
+        recompute_layers(trunk)
     if plan is not None:
         plan.load(trunk)
         scores = scores._replace(scale=plan.scale(scores.scale))
@@ -134,7 +137,7 @@ def _run(
     watch: Watch,
 ) -> dict[str, Any]:
     work, rollout, look = work_folder(out), recipe.parts["rollout"], recipe.parts["evaluation"]
-    settings = rollout.model_dump(exclude={"save_every", "center_advantages"})
+    settings = rollout.model_dump(exclude={"save_every", "center_advantages", "gradient_checkpointing"})
     evaluation = Evaluation(
         asked.held_out, asked.benign, look.every, work / "looks", look.max_new_tokens, seed=recipe.head.seed
     )

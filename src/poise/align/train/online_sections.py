@@ -50,6 +50,8 @@ class RolloutSection(Section):
         ratio_clip, value_clip, center_advantages: of methods with critics; the last subtracts the mean over a prompt's
             responses, None does so where there are several.
         save_every: steps between checkpoints; no effect on the result.
+        gradient_checkpointing: compute each layer's insides again in the backward pass instead of keeping them: less
+            memory, one more forward pass, the same numbers.
     """
 
     steps: int = Field(20, ge=1)
@@ -65,6 +67,7 @@ class RolloutSection(Section):
     value_clip: float = Field(5.0, gt=0)
     center_advantages: bool | None = None
     save_every: int = Field(5, ge=1)
+    gradient_checkpointing: bool = False
 
 
 class MultiplierSection(Section):

@@ -176,7 +176,7 @@ def _values(name: str, part: BaseModel, without: Sequence[str] = ()) -> dict[str
 _FREE: Mapping[str, tuple[str, ...]] = {
     "data": ("files",),
     "training": ("save_every", "cache_mb", "gradient_checkpointing"),
-    "rollout": ("save_every",),
+    "rollout": ("save_every", "gradient_checkpointing"),
 }
 """Keys that another run may have and be the same: the rows are known by their digest."""
 
