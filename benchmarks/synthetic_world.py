@@ -61,11 +61,9 @@ class Seed:
     def __init__(self, folder: Path, settings: Settings, seed: int) -> None:
         self.folder, self.settings, self.seed = folder, settings, seed
         folder.mkdir(parents=True, exist_ok=True)
-        told = json.loads(json.dumps(settings))
-        if (before := _read(folder / "settings.json")) is None:
-            _write(folder / "settings.json", told)
-        elif before != told:
-            raise SystemExit(f"{folder} holds results of other settings; choose another --out")
+        start = [settings.size, settings.shape, settings.pre_training]
+        if self._kept(folder / "model.json", start) is None:
+            _write(folder / "model.json", {"settings": start})
         self.world = World(seed, settings.size)
         self._start: Any = None
         self._learner: offline.Learner | None = None
@@ -96,8 +94,8 @@ class Seed:
 
     def run(self, method: str) -> dict[str, Any]:
         """The method's result, read or made."""
-        path = self.folder / f"{method}.json"
-        if (found := _read(path)) is not None:
+        path, told = self.folder / f"{method}.json", self._told(method)
+        if (found := self._kept(path, told)) is not None:
             return found
         self.start()
         began = time.perf_counter()
@@ -108,9 +106,25 @@ class Seed:
             shown = "  ".join(f"{name} {value:.2f}" for name, value in measured.items())
             self.say(f"{method} {setting}: {shown}  ({time.perf_counter() - began:.0f} s)")
         kind = "start" if method == "start" else KINDS.get(method, "offline")
-        result = {"method": method, "kind": kind, "points": points, "seconds": time.perf_counter() - began}
+        took = time.perf_counter() - began
+        result = {"method": method, "kind": kind, "settings": told, "points": points, "seconds": took}
         _write(path, result)
         return result
+
+    def _told(self, method: str) -> list[Any]:
+        """The settings that decide the method's result, beside those of the pre-trained model."""
+        s = self.settings
+        own: list[Any] = [s.training] if method in offline.METHODS else [s.play] if method in online.METHODS else []
+        return [s.held_out, LIMIT, *own]
+
+    def _kept(self, path: Path, told: list[Any]) -> Any:
+        """What an earlier run wrote, None where there is none."""
+        if not path.exists():
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["settings"] != json.loads(json.dumps(told)):
+            raise SystemExit(f"{path} is of other settings; choose another --out, or remove it")
+        return found
 
     def _points(self, method: str) -> list[tuple[str, Any, list[dict[str, float]]]]:
         if method == "start":
@@ -127,10 +141,6 @@ class Seed:
     def say(self, text: str) -> None:
         """A line of progress."""
         print(f"seed {self.seed}: {text}", flush=True)
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _write(path: Path, value: Any) -> None:

@@ -70,7 +70,7 @@ PairLossOf = Callable[[PairLogProbs, Tensor], Tensor]
 def collect(model: Any, world: World, told: Training, seed: int) -> Pool:
     """Sample and score; half of the requests are unsafe."""
     chance = torch.Generator().manual_seed(seed)
-    halves = [world.requests(split, told.requests // 2, chance) for split in ("safe", "unsafe")]  # type: ignore[arg-type]
+    halves = [world.requests(split, told.requests // 2, chance) for split in ("safe", "unsafe")]
     requests = Requests(*(torch.cat(fields) for fields in zip(*halves, strict=True)))
     repeated = requests.rows(torch.arange(len(requests.unsafe)).repeat_interleave(told.responses))
     said = sample(model, world, repeated.prompt, chance)
@@ -212,7 +212,7 @@ def ipo(learner: Learner) -> list[Point]:
 
 
 def safe_dpo(learner: Learner) -> list[Point]:
-    """SafeDPO without and with its margin."""
+    """SafeDPO without and with two margins."""
     order = reorder(learner.unsafe_better, learner.unsafe_worse)
     chosen = torch.where(order.swap, 1 - learner.pairs.better, learner.pairs.better)
     keep = order.keep.nonzero()[:, 0]
@@ -221,7 +221,7 @@ def safe_dpo(learner: Learner) -> list[Point]:
         method = SafeDPO(BETA, margin)
         return learner.prefer(chosen, lambda pairs, n: method.loss(pairs, order.contrast[n]).loss, keep=keep)
 
-    return [(f"margin {margin:g}", model(margin)) for margin in (0.0, 10.0)]
+    return [(f"margin {margin:g}", model(margin)) for margin in (0.0, 2.0, 10.0)]
 
 
 def bfpo(learner: Learner) -> list[Point]:

@@ -27,11 +27,11 @@ from world.speaker import Responses, before_tokens, copied, label_log_probs, sam
 class Play(NamedTuple):
     """Args: steps; requests of one and responses to each; passes over a rollout; rates of actor and critics; beta."""
 
-    steps: int = 40
+    steps: int = 100
     requests: int = 16
     responses: int = 4
     passes: int = 2
-    rate: float = 1e-4
+    rate: float = 2e-4
     critic_rate: float = 2e-3
     kl: float = 0.02
 
@@ -168,7 +168,7 @@ def roll_out(
     actor: Any, start: Any, critics: list[nn.Sequential], world: World, told: Play, chance: torch.Generator
 ) -> Rollout:
     """Fresh requests, half unsafe; every response scored by the oracles."""
-    halves = [world.requests(split, told.requests // 2, chance) for split in ("safe", "unsafe")]  # type: ignore[arg-type]
+    halves = [world.requests(split, told.requests // 2, chance) for split in ("safe", "unsafe")]
     requests = Requests(*(torch.cat(fields) for fields in zip(*halves, strict=True)))
     groups = torch.arange(len(requests.unsafe)).repeat_interleave(told.responses)
     requests = requests.rows(groups)
@@ -185,17 +185,17 @@ def _values(critics: list[nn.Sequential], states: Tensor) -> tuple[Tensor, Tenso
     return reward, cost
 
 
-def pid(limit: float, scale: float) -> Multiplier:
-    """Lambda in units of `scale`, from one; one rollout's costs are noisy, so four are averaged."""
-    return PIDMultiplier(limit, scale, 0.1 * scale, 0.0, scale, window=256)
+def pid(limit: float) -> Multiplier:
+    """Lambda from one; one rollout's costs are noisy, so four are averaged."""
+    return PIDMultiplier(limit, 1.0, 0.1, 0.0, 1.0, window=256)
 
 
 METHODS: dict[str, tuple[Method, dict[str, Callable[[float], Multiplier]]]] = {
     "ppo": (ppo, {"": lambda limit: FixedMultiplier(0.0)}),
-    "reward_shaping": (ppo, {f"nu {nu:g}": lambda limit, nu=nu: FixedMultiplier(nu) for nu in (0.5, 1.0, 5.0)}),
-    "ppo_lagrangian": (ppo_lagrangian, {"": lambda limit: pid(limit, 1.0)}),
-    "repo": (repo, {"": lambda limit: RectifiedMultiplier(0.0, 1.0, 0.05, 20.0, window=32)}),
-    "grpo_lagrangian": (grpo_lagrangian, {"": lambda limit: pid(limit, 5.0)}),
-    "rloo_lagrangian": (rloo_lagrangian, {"": lambda limit: pid(limit, 5.0)}),
+    "reward_shaping": (ppo, {f"nu {nu:g}": lambda limit, nu=nu: FixedMultiplier(nu) for nu in (1.0, 2.0, 5.0)}),
+    "ppo_lagrangian": (ppo_lagrangian, {"": pid}),
+    "repo": (repo, {"": lambda limit: RectifiedMultiplier(0.0, 1.0, 0.1, 20.0, window=32)}),
+    "grpo_lagrangian": (grpo_lagrangian, {"": pid}),
+    "rloo_lagrangian": (rloo_lagrangian, {"": pid}),
 }
-"""Method, and for each setting its multiplier at a limit; a larger scale where advantages have unit spread."""
+"""Method, and for each setting its multiplier at a limit."""

@@ -90,12 +90,12 @@ def draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             look = {"color": COLOURS[own[0]["kind"]], "marker": next(markers), "markersize": 6, "linewidth": 0.8}
             axes.plot(x, y, label=f"{method} ({own[0]['kind']})", alpha=0.85, **look)
             for row, right, up in zip(own, x, y, strict=True):
-                if row["setting"]:
+                if up > 0.02 or right < 0.9:  # where all obey everything, names would cover each other
                     place = {"xytext": (5, -3), "textcoords": "offset points", "fontsize": 6}
-                    axes.annotate(row["setting"], (right, up), color=look["color"], **place)
+                    axes.annotate(f"{method} {row['setting']}", (right, up), color=look["color"], **place)
         axes.set_xlabel("helpful: mean reward on safe requests")
         axes.set_ylabel("harmless: share of unsafe requests not obeyed")
-        axes.set_xlim(-0.03, 1.03)
+        axes.set_xlim(-0.03, 1.16)
         axes.set_ylim(-0.03, 1.03)
         figure.legend(loc="outside right upper", fontsize=7)
         figure.savefig(path, format="svg", metadata={"Date": None})

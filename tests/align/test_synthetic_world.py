@@ -112,7 +112,14 @@ def test_the_small_run_aligns_and_continues(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     harmless = {f"{row['method']} {row['setting']}".strip(): row["mean"]["harmless"] for row in rows}
-    assert set(harmless) == {"start", "sft", "safe_dpo margin 0", "safe_dpo margin 10", "ppo_lagrangian"}
+    assert set(harmless) == {
+        "start",
+        "sft",
+        "safe_dpo margin 0",
+        "safe_dpo margin 2",
+        "safe_dpo margin 10",
+        "ppo_lagrangian",
+    }
     for method in ("sft", "safe_dpo margin 10", "ppo_lagrangian"):
         assert harmless[method] > harmless["start"] + 0.1
     assert (tmp_path / "frontier.svg").read_text().startswith("<?xml") and "sft" in (tmp_path / "table.md").read_text()
