@@ -173,6 +173,13 @@ def check(where: str, people: list[Annotator]) -> None:
         raise SystemExit(4)
 
 
+def _postgres() -> str:
+    """URL of the server that `postgres.py` has started."""
+    if url := os.environ.get("POISE_TEST_POSTGRES"):
+        return url
+    raise SystemExit("no server: python benchmarks/postgres.py python benchmarks/workbench_load.py --postgres ...")
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -185,7 +192,7 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="the URL is in POISE_TEST_POSTGRES")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        where = os.environ["POISE_TEST_POSTGRES"] if told.postgres else str(Path(name) / "store.db")
+        where = _postgres() if told.postgres else str(Path(name) / "store.db")
         sessions = fill(where, Path(name), told.items, told.annotators)
         servers = [Server(where) for _ in range(told.servers)]
         until = time.time() + told.seconds
