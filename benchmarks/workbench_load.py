@@ -2,12 +2,12 @@
 
     python benchmarks/workbench_load.py --annotators 50 --seconds 300
     python benchmarks/workbench_load.py --seconds 100 --kills 10
-    python benchmarks/postgres.py python benchmarks/workbench_load.py --postgres --servers 2
+    python benchmarks/workbench_load.py --postgres --servers 2
 
 Each annotator takes the next task, thinks, and submits; a request that fails is sent again with the same answer token,
-as the page does. Printed: p50, p95 and p99 of the next task and of submit; then every acknowledged answer is looked up
-in the log (lost, double) and the chain is verified. The clients share the machine with the server. What it leaves out:
-a browser.
+as the page does. `--postgres` starts a server of its own (see `postgres.py`). Printed: p50, p95 and p99 of the next task
+and of submit; then every acknowledged answer is looked up in the log (lost, double) and the chain is verified. The
+clients share the machine with the server. What it leaves out: a browser.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import html
 import http.client
-import os
 import re
 import signal
 import socket
@@ -25,11 +24,13 @@ import tempfile
 import threading
 import time
 import urllib.parse
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import sqlalchemy as sa
+from postgres import server
 
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
 from poise.annotate.workbench.accounts import Accounts, hashed
@@ -173,13 +174,6 @@ def check(where: str, people: list[Annotator]) -> None:
         raise SystemExit(4)
 
 
-def _postgres() -> str:
-    """URL of the server that `postgres.py` has started."""
-    if url := os.environ.get("POISE_TEST_POSTGRES"):
-        return url
-    raise SystemExit("no server: python benchmarks/postgres.py python benchmarks/workbench_load.py --postgres ...")
-
-
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,10 +183,11 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--servers", type=int, default=1)
-    parser.add_argument("--postgres", action="store_true", help="the URL is in POISE_TEST_POSTGRES")
+    parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
     told = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        where = _postgres() if told.postgres else str(Path(name) / "store.db")
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory())
+        where = stack.enter_context(server()) if told.postgres else str(Path(name) / "store.db")
         sessions = fill(where, Path(name), told.items, told.annotators)
         servers = [Server(where) for _ in range(told.servers)]
         until = time.time() + told.seconds
@@ -207,9 +202,9 @@ def main() -> None:
             servers[n % len(servers)].kill()
         for person in people:
             person.join(told.seconds + 60)
-        for server in servers:
-            server.process.terminate()
-            server.process.wait()
+        for each in servers:
+            each.process.terminate()
+            each.process.wait()
         for label, values in (
             ("next task", [v for p in people for v in p.next_ms]),
             ("submit", [v for p in people for v in p.submit_ms]),
