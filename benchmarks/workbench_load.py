@@ -5,8 +5,8 @@
     python benchmarks/workbench_load.py --postgres --servers 2
 
 Each annotator takes the next task, thinks, and submits; a request that fails is sent again with the same answer token,
-as the page does. `--postgres` starts a server of its own (see `postgres.py`). Printed: p50, p95 and p99 of the next task
-and of submit; then every acknowledged answer is looked up in the log (lost, double) and the chain is verified. The
+as the page does. `--postgres` starts a server of its own (see `postgres.py`). Printed: p50, p95 and p99 of the next
+task and of submit; then every acknowledged answer is looked up in the log (lost, double) and the chain is verified. The
 clients share the machine with the server. What it leaves out: a browser.
 """
 
