@@ -1,4 +1,5 @@
-"""What each group of sources, each term of the loss and each augmentation brings to a guard: one left out at a time.
+"""What each group of sources, each term of the loss and each augmentation brings to a guard: one left out at a time,
+and what the plan does not have, harmless requests that quote harm, put in.
 
     python benchmarks/guard_ablation.py recipes/guard-starter.yaml --data DIR --out DIR/ablation
 

@@ -96,6 +96,17 @@ def test_the_reference_ignores_adapters(three: Trunk, make_trunk: MakeTrunk) -> 
         assert not torch.allclose(three.upper(lower, "actor"), expected, atol=1e-2)
 
 
+def test_the_role_that_speaks_is_the_one_named_in_any_order(three: Trunk) -> None:
+    lower, roles = three.lower(batch().ids), (*three.roles, REFERENCE)
+    with torch.no_grad():
+        alone = {role: three.upper(lower, role) for role in roles}
+        assert all(not torch.allclose(alone[a], alone[b], atol=1e-2) for a in roles for b in roles if a != b)
+        for role in [b for a in roles for b in (a, a, *roles)]:
+            torch.testing.assert_close(three.upper(lower, role), alone[role], atol=0, rtol=0)
+    with pytest.raises(ValueError, match="no role 'actress'"):
+        three.upper(lower, "actress")
+
+
 @pytest.mark.parametrize("fill", [0, 2, 599])
 def test_padding_never_matters(three: Trunk, fill: int) -> None:
     tokens = batch()

@@ -69,12 +69,14 @@ def source_of(name: str, data: Path, formats: Mapping[str, str]) -> Source:
     """The set of that name in a data folder: a folder, a file, or a file without its suffix.
 
     Raises:
-        PoiseError: nothing there, or its format is unknown.
+        PoiseError: no such folder, nothing there, or its format is unknown.
     """
+    if not data.is_dir():
+        raise PoiseError("no such folder", where=str(data), do="give the one in which the sets are with --data")
     places = [data / name, *(data / f"{name}{suffix}" for suffix in SUFFIXES)]
     place = next((place for place in places if place.exists()), None)
     if place is None:
-        there = sorted({entry.name.split(".")[0] for entry in data.iterdir()} - {""}) if data.is_dir() else []
+        there = sorted({entry.name.split(".")[0] for entry in data.iterdir()} - {""})
         near = get_close_matches(name, there, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(there[:8]) or 'nothing'}"
         raise PoiseError(f"no set {name!r}", where=str(data), do=hint)

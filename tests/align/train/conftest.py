@@ -37,6 +37,21 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def attention_forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """[how often an attention layer has run with gradients on]; a test may set it back to 0."""
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    forward, seen = LlamaAttention.forward, [0]
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        seen[0] += torch.is_grad_enabled()
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
+    return seen
+
+
+@pytest.fixture
 def rows() -> list[dict[str, Any]]:
     """24 rows in the columns of PKU-SafeRLHF: all four combinations of flags, ids that prefer either position."""
     out = []

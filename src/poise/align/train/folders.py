@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import torch
 
 from poise import __version__
+from poise.align.engine.processes import by_first
 from poise.align.engine.sinks import LINES, sinks
 from poise.align.train.policies import REPORT, Policy
 from poise.align.train.recipe import Recipe
 from poise.data.corpus import write_jsonl
 from poise.data.folders import partial_folder, write_json
+from poise.data.resumable import work_folder
 from poise.errors import PoiseError
 from poise.models.trunk import Trunk
 
@@ -47,7 +49,7 @@ def write_run(
     report: dict[str, Any],
     more: Callable[[Path], object],
 ) -> None:
-    """Write a run, which appears when it is complete.
+    """Write a run, which appears when it is complete, and remove its work folder; the first process does it for all.
 
     Args:
         policy: the actor.
@@ -59,20 +61,26 @@ def write_run(
     Raises:
         OSError: the disk is full.
     """
-    partial = partial_folder(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        policy.save(partial)
-        trunk.tokenizer.save_pretrained(partial)
-        write_jsonl(partial / "history.jsonl", history)
-        write_jsonl(partial / "left-out.jsonl", ({"rule": rule, "where": where} for rule, where in left_out))
-        write_json(partial / "recipe.json", recipe.sections())
-        more(partial)
-        write_json(partial / REPORT, report)
-        partial.replace(out)
-    finally:
+    work, partial = work_folder(out), partial_folder(out)
+
+    def write() -> None:
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            policy.save(partial)
+            trunk.tokenizer.save_pretrained(partial)
+            write_jsonl(partial / "history.jsonl", history)
+            write_jsonl(partial / "left-out.jsonl", ({"rule": rule, "where": where} for rule, where in left_out))
+            write_json(partial / "recipe.json", recipe.sections())
+            more(partial)
+            _keep_shown(work, partial)
+            write_json(partial / REPORT, report)
+            partial.replace(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+
+    by_first(write)
 
 
 def about(recipe: Recipe, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def shown(recipe: Recipe, work: Path, watch: Watch) -> Iterator[Callable[[Mappin
         yield show
 
 
-def keep_shown(work: Path, folder: Path) -> None:
+def _keep_shown(work: Path, folder: Path) -> None:
     """Copy what the sinks wrote into the run."""
     if (work / LINES).is_file():
         shutil.copyfile(work / LINES, folder / LINES)

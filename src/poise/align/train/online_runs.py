@@ -38,7 +38,6 @@ from poise.align.train.folders import (
     Watch,
     about,
     cant_be_written,
-    keep_shown,
     shown,
     write_run,
 )
@@ -173,13 +172,8 @@ def _run(
         draw_online(folder / "curves.svg", history, identity.get("threshold"), bound.plan.limits if bound.plan else {})
         if (work / "looks").is_dir():
             shutil.copytree(work / "looks", folder, dirs_exist_ok=True)
-        keep_shown(work, folder)
 
-    def write() -> None:
-        write_run(out, recipe, trunk, policy, history, asked.left_out, report, more)
-        shutil.rmtree(work, ignore_errors=True)
-
-    by_first(write)
+    write_run(out, recipe, trunk, policy, history, asked.left_out, report, more)
     return report
 
 

@@ -7,7 +7,6 @@ name. The report tells versions and settings, never the environment of the proce
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ from poise.align.train.folders import (
     Watch,
     about,
     cant_be_written,
-    keep_shown,
     shown,
     write_run,
 )
@@ -182,13 +180,8 @@ def _run(
 
     def draw(folder: Path) -> None:
         draw_curves(folder / "curves.svg", history, looks)
-        keep_shown(work, folder)
 
-    def write() -> None:
-        write_run(out, recipe, trunk, policy, history, rows.left_out, report, draw)
-        shutil.rmtree(work, ignore_errors=True)
-
-    by_first(write)
+    write_run(out, recipe, trunk, policy, history, rows.left_out, report, draw)
     return report
 
 
