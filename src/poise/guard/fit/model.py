@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from poise.errors import PoiseError
 from poise.guard.normalise import normalise
 from poise.guard.windows import Logits, Marks, Text, Window, highest, padded, windows
+from poise.models.attention import attend_in_float32
 from poise.models.bundled import resolve
 from poise.models.encoder import Encoder, ignore
 from poise.models.heads import ModerationHeads
@@ -60,6 +61,9 @@ class GuardModel(nn.Module):
         for part in self.encoder.modules():  # inside the trunk it costs half of a step on a CPU
             if isinstance(part, nn.Dropout):
                 part.p = 0.0
+        self.mixed = frozen_dtype(self.encoder.device) == torch.bfloat16
+        if self.mixed:
+            attend_in_float32(self.encoder.model)
         self._vocabulary = frozenset(self.encoder.tokenizer.get_vocab())
         self.settings = {"max_length": max_length, "lora_rank": lora_rank, "dropout": dropout}
         if lora_rank:
@@ -68,7 +72,6 @@ class GuardModel(nn.Module):
         self.heads = ModerationHeads(self.encoder.width)
         self.refusal = nn.Linear(self.encoder.width, 1)
         nn.init.zeros_(self.heads.severity.weight)
-        self.mixed = frozen_dtype(self.encoder.device) == torch.bfloat16
         self.to(self.encoder.device)
 
     @property
@@ -195,4 +198,7 @@ def _adapted(model: Any, rank: int) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks Transformers by an older name
         adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    for part in adapted.modules():
+        if hasattr(part, "cast_input_dtype_enabled"):  # autocast narrows again what PEFT would widen: a copy each
+            part.cast_input_dtype_enabled = False
     return adapted
