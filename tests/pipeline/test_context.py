@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from poise.errors import PoiseError
-from poise.pipeline import StageContext, memory, progress
+from poise.models import memory
+from poise.pipeline import StageContext, progress
 from poise.pipeline import progress as make_progress
 from poise.pipeline.files import to_json
 from poise.pipeline.journal import Journal
@@ -124,7 +125,7 @@ def test_a_torn_event_line_is_dropped(context: StageContext, tmp_path: Path) -> 
 def test_peak_memory_is_measured_for_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a process of its own: memory that earlier tests freed and the process kept would take the block in."""
     program = (
-        "from poise.pipeline import memory\n"
+        "from poise.models import memory\n"
         "memory.reset_peak()\n"
         "before = memory.peak_mb()\n"
         "block = bytearray(b'x' * (64 << 20))\n"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from poise.pipeline import memory
+from poise.models import memory
 from poise.pipeline.context import FINGERPRINT, MANIFEST, PARTS, Stage, StageContext
 from poise.pipeline.failures import as_poise_error, terminate_as_interrupt
 from poise.pipeline.files import TEMPORARY, sync_folder, to_json, write_atomic

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import resource
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from poise.data.corpus import write_jsonl
 from poise.data.folders import partial_folder, write_json
 from poise.data.resumable import work_folder
 from poise.errors import PoiseError
+from poise.models.memory import peak_mb
 from poise.models.trunk import Trunk
 
 
@@ -91,7 +90,7 @@ def about(recipe: Recipe, identity: Mapping[str, Any]) -> dict[str, Any]:
         "method": recipe.method.name,
         "base_model": recipe.head.model,
         "identity": dict(identity),
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": round(peak_mb()),
         **gpu,
         "versions": versions(),
     }
@@ -128,12 +127,6 @@ def cant_be_written(error: OSError, work: Path) -> PoiseError:
         do="free some space and run it again; it goes on from the last checkpoint",
         exit_code=3,
     )
-
-
-def peak_memory_mb() -> int:
-    """Largest resident memory of this process so far, in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def versions() -> dict[str, str]:

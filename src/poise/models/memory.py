@@ -1,4 +1,7 @@
-"""Peak memory of a stage, without a watching thread."""
+"""Peak memory of a run or a stage, without a watching thread.
+
+Where Linux says it, it is that of this program: `getrusage` also keeps the peak of the process that started it.
+"""
 
 from __future__ import annotations
 
