@@ -277,6 +277,24 @@ def test_keys_can_be_switched_off(make_site: MakeSite, browser: Any, serve: Any)
     assert len(site.sql("select 1 from event")) == 1
 
 
+def test_the_back_button_changes_nothing_that_was_stored(make_site: MakeSite, browser: Any, serve: Any) -> None:
+    site = make_site(ROWS, shield="off")
+    site.person("ann")
+    page = new_page(browser)
+    sign_in(page, serve(site), "ann")
+    follow(page, "Labels")
+    read_warning(page)
+    answered = page.url
+    next_after(page, ["0"])
+    page.go_back()
+    page.wait_for_url(answered)
+    assert "answered already" in page.inner_text("main") and page.locator("[name=severity]").count() == 0
+    press(page, "a", "3", "Enter")
+    assert [row.value for row in site.sql("select value from event")] == ['{"categories":[],"severity":0}']
+    follow(page, "Go to the first page")
+    page.wait_for_selector("main h1")
+
+
 def test_a_megabyte_does_not_freeze_the_page(make_site: MakeSite, browser: Any, serve: Any) -> None:
     long = "word " * 200_000 + "THE END"
     site = make_site([dual("Long?", long, "\u202e<script>document.title='x'</script>")], shield="off")
