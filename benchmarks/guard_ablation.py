@@ -29,6 +29,7 @@ from poise.data import uniform_seed
 from poise.data.folders import write_json
 from poise.data.tables import Tables
 from poise.guard.calibration import probabilities
+from poise.guard.fit.answers import answered
 from poise.guard.fit.enrich import enrich
 from poise.guard.fit.model import GuardModel
 from poise.guard.fit.plan import SetUse
@@ -58,7 +59,11 @@ LOSS = {
     "label smoothing": {"smoothing": 0.0},
     "disguised texts": {"disguised": 0.0},
 }
-DATA: dict[str, dict[str, Any]] = {"severity odds": {"severity_prior": False}, "written refusals": {"refusals": 0.0}}
+DATA: dict[str, dict[str, Any]] = {
+    "severity odds": {"severity_prior": False},
+    "written refusals": {"refusals": 0.0},
+    "written answers": {"answered": None},
+}
 ADDED: dict[str, dict[str, Any]] = {"(with quoted harm)": {"quoted": 0.3}}
 
 
@@ -70,11 +75,22 @@ def variants(whole: Plan, each_source: bool) -> Iterator[tuple[str, Plan]]:
     for name, sets in groups.items():
         if set(sets) & set(trained):
             kept = {key: use for key, use in whole.data.sets.items() if key not in sets or use.use == "test"}
-            yield name, whole._replace(data=whole.data.model_copy(update={"sets": kept}))
+            yield name, whole._replace(data=whole.data.model_copy(update={"sets": kept, **unanswered(whole, sets)}))
     for name, change in LOSS.items():
         yield name, whole._replace(training=whole.training.model_copy(update=change))
     for name, change in {**DATA, **ADDED}.items():
+        if all(getattr(whole.data, key) == value for key, value in change.items()):
+            continue  # the plan is so already
         yield name, whole._replace(data=whole.data.model_copy(update=change))
+
+
+def unanswered(plan: Plan, sets: Sequence[str]) -> dict[str, Any]:
+    """The change of a plan whose left out sets must not be answered either."""
+    answers = plan.data.answered
+    if answers is None:
+        return {}
+    kept = tuple(name for name in answers.sets if name not in sets)
+    return {"answered": answers.model_copy(update={"sets": kept}) if kept else None}
 
 
 def smaller(plan: Plan, rows: int, epochs: int, seed: int) -> Plan:
@@ -101,7 +117,10 @@ def trained(
     plan: Plan, tables: Tables, texts: Sequence[Any], harmful: np.ndarray, test_rows: int, checkpoint: Path
 ) -> dict[str, float]:
     """Train one variant and measure it; the split is that of the whole plan's tables."""
-    rows = enrich(rows_of(tables, plan.data, plan.seed), plan.data, plan.seed)
+    rows = rows_of(tables, plan.data, plan.seed)
+    if plan.data.answered is not None:
+        rows = answered(rows, plan.data.answered, 0, checkpoint.with_name("replies.sqlite"))
+    rows = enrich(rows, plan.data, plan.seed)
     train, held = ([row for row in rows if row.part == part] for part in ("train", "calibration"))
     test: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: uniform_seed(0, "ablation", row.prompt)):

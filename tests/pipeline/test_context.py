@@ -15,7 +15,7 @@ from poise.pipeline import StageContext, progress
 from poise.pipeline import progress as make_progress
 from poise.pipeline.files import to_json
 from poise.pipeline.journal import Journal
-from poise.pipeline.progress import PLAIN_EVERY_S
+from poise.pipeline.progress import PLAIN_EVERY_S, Meter
 
 
 @pytest.fixture
@@ -95,6 +95,23 @@ def test_progress_prints_plain_lines_at_most_every_15_seconds(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == int(40 // PLAIN_EVERY_S) == 2
     assert lines[0] == "reading: 15/100 rows [00:15<01:25,  1.00 rows/s, loss=0.1235, step=3]"
+
+
+def test_a_meter_begins_a_new_bar_with_each_kind_of_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with Meter() as meter:
+        for what, total in (("answering", 30), ("training", 20)):
+            for done in range(1, total + 1):
+                clock[0] += 1
+                meter.show(what, "steps", done, total, loss=0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" [")[0] for line in lines] == [
+        "answering: 16/30 steps",  # the clock of a bar starts with the first step that it hears of
+        "training: 16/20 steps",
+    ]
 
 
 def test_progress_iterates_over_items_totals_and_iterators(

@@ -30,17 +30,16 @@ def train(
 ) -> None:
     """Read, train, calibrate and measure a guard; run it again to go on after a stop."""
     from poise.guard.fit.run import Watch, train_guard
-    from poise.pipeline import progress
+    from poise.pipeline.progress import Meter
 
     read = read_guard_plan(plan, overrides)
-    with progress(iter(()), unit="steps", what="training") as bar:
-
-        def step(done: int, total: int, loss: float) -> None:
-            bar.total = total
-            bar.set(loss=loss)
-            bar.update(done - bar.n)
-
-        measured = train_guard(read, data, out, Watch(note=typer.echo, step=step))
+    with Meter() as meter:
+        watch = Watch(
+            note=typer.echo,
+            answered=lambda done, total: meter.show("answering", "answers", done, total),
+            step=lambda done, total, loss: meter.show("training", "steps", done, total, loss=loss),
+        )
+        measured = train_guard(read, data, out, watch)
     for line in table_lines(measured):
         typer.echo(line)
     typer.echo(f"guard: {out}")

@@ -15,6 +15,29 @@ PLAIN_EVERY_S = 15.0
 _LINE = "{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
+class Meter:
+    """Progress of work that says itself how far it is: a new bar when another kind of work begins. Use it in `with`."""
+
+    def __init__(self) -> None:
+        self._bar: Progress[int] | None = None
+        self._what = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, what: str, unit: str, done: int, total: int, **values: float | str) -> None:
+        """`done` of `total` units of `what` are done; values stand after the rate."""
+        if self._bar is None or what != self._what:
+            self.__exit__(None, None, None)
+            self._bar, self._what = Progress(range(total), total, unit, what), what
+        self._bar.set(**values)
+        self._bar.update(done - self._bar.n)
+
+
 class Progress(Generic[T]):
     """Iterate over it, or call `update(n)` yourself; `set(loss=0.3)` shows values. Closes after iteration or `with`."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Part(BaseModel):
@@ -28,6 +28,18 @@ class SetUse(_Part):
     harmless: bool = Field(False, description="answers without a label are safe: ordinary requests, ordinary answers")
 
 
+class AnswerPlan(_Part):
+    """Answers that a small language model writes to plain requests, see `poise.guard.fit.answers`."""
+
+    sets: tuple[str, ...] = Field(min_length=1, description="whose requests are answered")
+    model: str = Field("smollm2-135m-instruct", description="bundled name, folder or hub id")
+    harmful: int = Field(900, ge=0, description="requests that get an answer that goes along and one that declines")
+    harmless: int = Field(500, ge=0, description="requests that get an answer")
+    max_new_tokens: int = Field(64, ge=1, le=1024)
+    unsafe: float = Field(0.85, gt=0.5, le=1, description="probability that one that goes along is harmful")
+    weight: float = Field(1.0, gt=0, description="of each in the loss")
+
+
 class DataPlan(_Part):
     """The sets, each read from `<data folder>/<name>`; "seeds" are our own."""
 
@@ -37,6 +49,14 @@ class DataPlan(_Part):
     severity_prior: bool = Field(True, description="unsafe rows without a level get the published odds of theirs")
     refusals: float = Field(0.3, ge=0, le=1, description="share of harmful training prompts that get a written refusal")
     quoted: float = Field(0.0, ge=0, le=1, description="share of them that a harmless request quotes (counter-speech)")
+    answered: AnswerPlan | None = Field(None, description="answers that a model writes; none by default")
+
+    @model_validator(mode="after")
+    def _answered_sets_are_trained_on(self) -> Self:
+        trained = {name for name, use in self.sets.items() if use.use == "train"}
+        if self.answered is not None and (wrong := sorted(set(self.answered.sets) - trained)):
+            raise ValueError(f"answered.sets: {', '.join(wrong)}: not among the sets that train")
+        return self
 
 
 class ModelPlan(_Part):

@@ -22,6 +22,7 @@ from poise.data import load_seeds
 from poise.data.folders import partial_folder, write_json
 from poise.errors import PoiseError
 from poise.guard.calibration import Calibration, levels_of, probabilities
+from poise.guard.fit.answers import answered
 from poise.guard.fit.calibration import calibrate, level_cuts, thresholds
 from poise.guard.fit.enrich import enrich
 from poise.guard.fit.measure import category_table, set_table, severity_table, tfidf_scores
@@ -39,11 +40,19 @@ FALSE_POSITIVES = 0.05
 
 
 class Watch(NamedTuple):
-    """What is told on the way. Args: `note` gets lines; `step` (done, all, loss); `judged` rows measured."""
+    """What is told on the way.
+
+    Args:
+        note: gets lines.
+        answered: (answers written, all).
+        step: (done, all, loss).
+        judged: rows measured.
+    """
 
     note: Callable[[str], object] = lambda line: None
     step: Callable[[int, int, float], object] = lambda done, total, loss: None
     judged: Callable[[int], object] = lambda rows: None
+    answered: Callable[[int, int], object] = lambda done, total: None
 
 
 _SILENT = Watch()
@@ -74,6 +83,9 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
         raise PoiseError("already exists", where=str(out), do="choose another folder")
     work = _work_folder(out, plan)
     rows = rows_of(prepare(plan.data, data, work, plan.seed, watch.note), plan.data, plan.seed)
+    if plan.data.answered is not None:
+        watch.note("writing answers to plain requests")
+        rows = answered(rows, plan.data.answered, plan.seed, work / "replies.sqlite", on_rows=watch.answered)
     rows = enrich(rows, plan.data, plan.seed)
     parts = {part: [row for row in rows if row.part == part] for part in ("train", "calibration", "test")}
     watch.note(", ".join(f"{part} {len(own):,}" for part, own in parts.items()) + " rows")

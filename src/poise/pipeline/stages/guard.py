@@ -9,6 +9,7 @@ from pydantic import Field
 
 from poise.data import uniform_seed
 from poise.pipeline.context import StageContext
+from poise.pipeline.progress import Meter
 from poise.pipeline.stages.common import PEOPLE, Settings, final_judgements, model_source, read_corpus
 
 
@@ -53,13 +54,7 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
     source = model_source(ctx, "encoder")
     model = GuardModel(source, max_length=settings.max_length, seed=ctx.seed)
     fields = settings.model_dump(exclude={"people_only", "max_length", "calibration_share"})
-    with ctx.progress(0, unit="steps", what="training guard") as bar:
-
-        def show(done: int, total: int, loss: float) -> None:
-            bar.total = total
-            bar.set(loss=loss)
-            bar.update(done - bar.n)
-
+    with Meter() as meter:
         fitted = learn(
             model,
             [row for row, kept in zip(known, held, strict=True) if not kept],
@@ -67,7 +62,7 @@ def run(ctx: StageContext, settings: GuardSettings) -> dict[str, Any]:
             TrainingPlan(**fields),
             ctx.seed,
             checkpoint=ctx.scratch("guard.safetensors"),
-            watch=Watch(step=show),
+            watch=Watch(step=lambda done, all_, loss: meter.show("training guard", "steps", done, all_, loss=loss)),
         )
     folder = ctx.path("model/config.json").parent
     model.save(
