@@ -29,6 +29,8 @@ gradient checkpointing, no evaluation. Precision `fp32` on both sides; `bf16`: w
 float32 on both sides (TRL: `dtype=bfloat16` and `bf16=True`); `autocast`: as TRL's `bf16=True` does, weights in
 float32, ours as in `bf16`.
 
+Under a line of `grpo` with adapters stands what a step of ours spends where.
+
 `train` is pairs a second in training steps alone. `epoch` adds to each pair what is computed once for it before (the
 reference's log-probabilities of ours and of TRL's `precompute_ref_log_probs`), that is one epoch from start to end.
 `_cpu` are the same ratios in CPU seconds of the process, which other processes disturb less; take `--threads 1` for
@@ -211,6 +213,9 @@ def compare(case: Case, models: dict[str, str], args: argparse.Namespace, folder
         + f"  peak MiB {result['peak_mib'][0]:,} / {result['peak_mib'][1]:,}",
         flush=True,
     )
+    if parts := result["parts"]:
+        shares = (f"{name} {seconds / sum(parts.values()):.0%}" for name, seconds in parts.items())
+        print("  a step of ours: " + ", ".join(shares), flush=True)
     return result
 
 
@@ -227,7 +232,7 @@ def measured(sides: list[Side], task: dict[str, Any]) -> dict[str, Any]:
         if at == 0:
             out |= {name: 1 / statistics.median(each) for name, each in zip(("ours", "trl"), step, strict=True)}
     told = {name: [side.about[name] for side in sides] for name in ("trained", "peak_mib")}
-    return out | told | {"versions": sides[1].about["versions"]}
+    return out | told | {"versions": sides[1].about["versions"], "parts": sides[0].about["parts"]}
 
 
 def told(ratio: tuple[float, float, float]) -> str:

@@ -53,6 +53,7 @@ class Pace:
     def __init__(self) -> None:
         self.left, self.before = WARM, {"before": 0.0, "before_cpu": 0.0}
         self.trained = self.of_rows = 0
+        self.parts: dict[str, float] = {}
         self.clock()
 
     def clock(self) -> None:
@@ -77,7 +78,7 @@ class Pace:
             torch.cuda.synchronize()
         seconds, cpu = self.taken()
         told = {"seconds": seconds, "cpu": cpu, **self.before, "trained": self.trained, "of_rows": self.of_rows}
-        told["peak_mib"] = peak()
+        told |= {"peak_mib": peak(), "parts": self.parts}
         print("@@" + json.dumps(told), flush=True)
         self.left = int(sys.stdin.readline() or 0)
         if not self.left:
@@ -164,7 +165,13 @@ def run_grpo(task: Task, pace: Pace) -> None:
     prompts = [(str(at), chat_ids(trunk, messages(row))) for at, row in enumerate(task["rows"])]
     loop = LocalLoop(trunk, prompts, algorithm, LogMultiplier(), ScoreScale(), settings)
     state = Path(tempfile.mkdtemp()) / "state"
-    loop.run(checkpoint=state, checkpoint_every=10**9, on_step=lambda row: pace.step())
+
+    def on_step(row: dict[str, Any]) -> None:
+        for part in ("rollout", "scoring", "update"):
+            pace.parts[part] = pace.parts.get(part, 0.0) + row[f"seconds_{part}"]
+        pace.step()
+
+    loop.run(checkpoint=state, checkpoint_every=10**9, on_step=on_step)
 
 
 def tokenized(trunk: Trunk, task: Task) -> list[Group]:
