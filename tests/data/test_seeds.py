@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 import yaml
 
+from poise.cli.main import main
 from poise.data.corpus import latest
 from poise.data.seeds import SEED_FOLDER, load_seeds
 from poise.errors import PoiseError
@@ -133,3 +135,17 @@ def test_other_file_faults_are_refused(tmp_path: Path) -> None:
 
 def test_seed_folder_is_in_the_package() -> None:
     assert sorted(path.stem for path in SEED_FOLDER.glob("s*.yaml")) == [f"s{n:02d}" for n in range(1, 20)]
+
+
+def test_the_seeds_as_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs, answers = tmp_path / "a" / "pairs.jsonl", tmp_path / "answers.csv"
+    assert main(["data", "seeds", "--out", str(pairs)]) == 0
+    assert main(["data", "seeds", "--out", str(answers), "--format", "pku-qa"]) == 0
+    assert "1,128 rows" in (said := capsys.readouterr().out) and "900 rows" in said
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    for row in rows:
+        safe = row["is_response_0_safe"], row["is_response_1_safe"]
+        assert row["better_response_id"] in (0, 1) and (safe[row["safer_response_id"]] or not any(safe))
+    assert {(row["prompt"], row["response_0"]) for row in rows} <= {(qa.prompt, qa.response) for qa in load_seeds().qa}
+    assert main(["data", "validate", str(pairs), "--format", "pku-safe-rlhf"]) == 0
+    assert main(["data", "seeds", "--out", str(pairs), "--format", "no-such"]) == 2

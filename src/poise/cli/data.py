@@ -37,6 +37,7 @@ FormatName = Annotated[
 ]
 Mapping = Annotated[Path | None, typer.Option(metavar="FILE", help="A column mapping, in place of --format.")]
 Seed = Annotated[int, typer.Option(help="Another seed, another choice.")]
+PAIRS = "pku-safe-rlhf"
 Licence = Annotated[str | None, typer.Option(help="Licence of the texts, SPDX id.")]
 
 
@@ -144,6 +145,23 @@ def write(
     from poise.data.writing import write_format
 
     typer.echo(f"{out}: {write_format(open_tables(tables), format_of(name), out):,} rows")
+
+
+@app.command()
+def seeds(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Its suffix decides the container.")],
+    name: Annotated[str, typer.Option("--format", metavar="NAME", help="Format, see `poise data formats`.")] = PAIRS,
+) -> None:
+    """Write the labelled answers and ranked pairs that come with Poise, to try a command without data of your own."""
+    from poise.data import load_seeds
+    from poise.data.adapters.registry import format_of
+    from poise.data.release_rows import Final, corpus_tables
+    from poise.data.writing import write_format
+
+    with tempfile.TemporaryDirectory(prefix="poise-") as temporary:
+        corpus = load_seeds()
+        tables = corpus_tables(corpus, Final.of(corpus), Path(temporary) / "tables")
+        typer.echo(f"{out}: {write_format(tables, format_of(name), out):,} rows")
 
 
 @app.command()

@@ -83,3 +83,4 @@ class TrainingPlan(_Part):
     pair_weight: float = Field(0.5, ge=0, description="of the loss of pairs, of which only the safer one is known")
     smoothing: float = Field(0.02, ge=0, lt=0.5, description="of hard labels")
     disguised: float = Field(0.15, ge=0, le=1, description="share of training texts that are obfuscated")
+    false_positive_rate: float = Field(0.05, gt=0, lt=1, description="of harmless calibration rows, for thresholds")

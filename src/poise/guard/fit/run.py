@@ -35,9 +35,6 @@ from poise.guard.windows import Logits
 from poise.harm import policy_version
 from poise.models.bundled import resolve
 
-FALSE_POSITIVES = 0.05
-"""Share of harmless calibration rows that the shipped thresholds let be flagged."""
-
 
 class Watch(NamedTuple):
     """What is told on the way.
@@ -123,12 +120,14 @@ class Fitted(NamedTuple):
         calibration: of all heads.
         limits: P(severity >= 1) from which a text is unsafe, then P(category) from which each of the 19 is named.
         cuts: see `level_cuts`.
+        false_positive_rate: share of harmless calibration rows that the limits let be flagged.
     """
 
     losses: list[float]
     calibration: Calibration
     limits: list[float]
     cuts: tuple[float, float]
+    false_positive_rate: float
 
     def to_json(self) -> dict[str, Any]:
         """What `guard.json` keeps of it."""
@@ -136,7 +135,7 @@ class Fitted(NamedTuple):
         return {
             "policy": policy_version(),
             "calibration": self.calibration.to_json(),
-            "thresholds": {**limits, "false_positive_rate": FALSE_POSITIVES},
+            "thresholds": {**limits, "false_positive_rate": self.false_positive_rate},
         }
 
 
@@ -163,9 +162,10 @@ def learn(
     limits = thresholds(
         [probability.unsafe, *probability.categories.T],
         [targets.at_least[:, 0].numpy(), *targets.categories.T.numpy()],
-        FALSE_POSITIVES,
+        training.false_positive_rate,
     )
-    return Fitted(losses, calibration, list(limits), level_cuts(probability.at_least, targets.at_least.numpy()))
+    cuts = level_cuts(probability.at_least, targets.at_least.numpy())
+    return Fitted(losses, calibration, list(limits), cuts, training.false_positive_rate)
 
 
 def measure(
