@@ -312,7 +312,7 @@ def test_wide_channels_are_smoothed(trained: Path, tmp_path: Path) -> None:
         def _asdict(self) -> dict[str, Any]:
             return {"x": x}
 
-    network._smooth(model, [Given()])  # type: ignore[list-item]
+    assert network._smooth(model, [Given()], 0.5, alpha=0.9) == []  # type: ignore[list-item]  # not narrowing
     checker.check_model(model)
     found = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     assert found["x/factor"] == pytest.approx([10**-0.9, 10**0.9], rel=1e-5)
@@ -335,8 +335,44 @@ def test_what_fails_the_check_is_tried_with_more_in_float(
     monkeypatch.setattr(export, "compare", judged)
     export_guard(trained, tmp_path / "out", "onnx-int8")
     assert (
-        len(tries) == 2 and json.loads((tmp_path / "out" / "guard.json").read_text())["float_products"] == "narrowing"
+        len(tries) == 2
+        and json.loads((tmp_path / "out" / "guard.json").read_text())["inputs_apart"] == 4 * network.APART
     )
+
+
+def test_the_widest_inputs_of_a_narrowing_product_are_multiplied_in_float(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    from onnx import TensorProto, helper, numpy_helper
+
+    chance = np.random.default_rng(0)
+    weight = chance.normal(size=(48, 8)).astype(np.float32)
+    x = chance.normal(size=(32, 48)).astype(np.float32)
+    x[:, 7], x[3, 20] = x[:, 7] * 300, 200.0  # a wide channel, and one of a single text
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 48])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    plain = tmp_path / "plain.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), plain)
+
+    class Given:
+        def _asdict(self) -> dict[str, Any]:
+            return {"x": x}
+
+    import onnxruntime
+
+    truth, apart = x @ weight, {}
+    for count in (0, 1, 2):
+        network.quantise(plain, tmp_path / "int8.onnx", [Given()], apart=count / 48)  # type: ignore[list-item]
+        session = onnxruntime.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
+        apart[count] = float(np.abs(session.run(None, {"x": x})[0] - truth)[4:].mean())
+        model = onnx.load(tmp_path / "int8.onnx")
+        places = [one for one in model.graph.initializer if one.name.endswith("/places")]
+        assert [sorted(numpy_helper.to_array(one).tolist()) for one in places] == [[], [[7]], [[7, 20]]][count]
+    assert apart[2] < apart[1] / 2 < apart[0] / 4
 
 
 @settings(max_examples=20)

@@ -17,7 +17,7 @@ from poise.data.folders import partial_folder, write_json
 from poise.errors import PoiseError
 from poise.guard.calibration import Floats, probabilities, sigmoid
 from poise.guard.fast.guard import NETWORK, TOKENIZER, FastGuard, read_settings
-from poise.guard.fast.network import quantise, write_network
+from poise.guard.fast.network import APART, quantise, write_network
 from poise.guard.shipped import guard_folder
 from poise.guard.windows import Logits, Text, padded
 
@@ -165,15 +165,15 @@ def _write_onnx(
         write_network(guard.model, plain)
         shown = [padded(guard.windows(text)[:1], guard.model.marks) for text in smoothing_texts()]
         check = None
-        for kept in (False, True) if engine == "onnx-int8" else (False,):
+        for apart in (APART, 4 * APART) if engine == "onnx-int8" else (0.0,):
             if engine == "onnx-int8":
-                quantise(plain, parts / NETWORK, shown, keep_narrowing=kept)
+                quantise(plain, parts / NETWORK, shown, apart=apart)
             else:
                 shutil.copyfile(plain, parts / NETWORK)
             write_json(parts / "guard.json", told | {"check": {"limit": LIMITS[engine]}})
             found = FastGuard(parts, verify=False).raw_logits(texts)
             check = compare(found, truth, guard, LIMITS[engine])
-            told["float_products"] = "narrowing" if kept else None
+            told["inputs_apart"] = apart
             if check.passed:
                 break
     assert check is not None
