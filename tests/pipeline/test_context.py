@@ -97,13 +97,13 @@ def test_progress_prints_plain_lines_at_most_every_15_seconds(
     assert lines[0] == "reading: 15/100 rows [00:15<01:25,  1.00 rows/s, loss=0.1235, step=3]"
 
 
-def test_a_meter_begins_a_new_bar_with_each_kind_of_work(
+def test_a_meter_begins_a_new_bar_with_other_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     with Meter() as meter:
-        for what, total in (("answering", 30), ("training", 20)):
+        for what, total in (("answering", 30), ("training", 20), ("training", 17)):
             for done in range(1, total + 1):
                 clock[0] += 1
                 meter.show(what, "steps", done, total, loss=0.5)
@@ -111,6 +111,7 @@ def test_a_meter_begins_a_new_bar_with_each_kind_of_work(
     assert [line.split(" [")[0] for line in lines] == [
         "answering: 16/30 steps",  # the clock of a bar starts with the first step that it hears of
         "training: 16/20 steps",
+        "training: 16/17 steps",
     ]
 
 

@@ -38,6 +38,7 @@ def train(
             note=typer.echo,
             answered=lambda done, total: meter.show("answering", "answers", done, total),
             step=lambda done, total, loss: meter.show("training", "steps", done, total, loss=loss),
+            judged=lambda done, total: meter.show("judging", "rows", done, total),
         )
         measured = train_guard(read, data, out, watch)
     for line in table_lines(measured):

@@ -16,7 +16,7 @@ _LINE = "{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}{po
 
 
 class Meter:
-    """Progress of work that says itself how far it is: a new bar when another kind of work begins. Use it in `with`."""
+    """Progress of work that says itself how far it is: a new bar when other work begins. Use it in `with`."""
 
     def __init__(self) -> None:
         self._bar: Progress[int] | None = None
@@ -31,7 +31,7 @@ class Meter:
 
     def show(self, what: str, unit: str, done: int, total: int, **values: float | str) -> None:
         """`done` of `total` units of `what` are done; values stand after the rate."""
-        if self._bar is None or what != self._what:
+        if self._bar is None or (what, total) != (self._what, self._bar.total):
             self.__exit__(None, None, None)
             self._bar, self._what = Progress(range(total), total, unit, what), what
         self._bar.set(**values)

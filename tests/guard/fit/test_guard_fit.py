@@ -247,7 +247,10 @@ def test_from_sets_to_a_guard(tiny_encoder: Path, tmp_path: Path) -> None:
         TrainingPlan(epochs=1, batch_size=32),
     )
     notes: list[str] = []
-    measured = train_guard(plan, data, out, Watch(note=notes.append))
+    judged: list[tuple[int, int]] = []
+    watch = Watch(note=notes.append, judged=lambda done, total: judged.append((done, total)))
+    measured = train_guard(plan, data, out, watch)
+    assert (sum(done == total for done, total in judged), judged[-1][0]) == (2, measured["rows"]["test"])
     assert {entry["set"] for entry in measured["sets"]} == {"mine", "seeds"}
     assert measured["rows"]["train"] and measured["rows"]["calibration"] and measured["rows"]["test"]
     assert measured["severity"]["guard"] and "tfidf_auroc" in measured["sets"][0]

@@ -43,12 +43,12 @@ class Watch(NamedTuple):
         note: gets lines.
         answered: (answers written, all).
         step: (done, all, loss).
-        judged: rows measured.
+        judged: (rows judged, all), for calibration first and then for the tables.
     """
 
     note: Callable[[str], object] = lambda line: None
     step: Callable[[int, int, float], object] = lambda done, total, loss: None
-    judged: Callable[[int], object] = lambda rows: None
+    judged: Callable[[int, int], object] = lambda done, total: None
     answered: Callable[[int, int], object] = lambda done, total: None
 
 
@@ -199,7 +199,14 @@ def measure(
 
 
 def _logits(model: GuardModel, rows: Sequence[Row], watch: Watch) -> GuardLogits:
-    return model.logits([(row.prompt, row.response) for row in rows], on_rows=watch.judged)
+    done = 0
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        watch.judged(done, len(rows))
+
+    return model.logits([(row.prompt, row.response) for row in rows], on_rows=tell)
 
 
 def _work_folder(out: Path, plan: Plan) -> Path:
