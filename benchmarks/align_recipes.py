@@ -39,7 +39,7 @@ def words_of(changes: dict[str, Any]) -> list[str]:
     return [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
 
 
-def prepare(out: Path) -> None:
+def prepare(out: Path, rows: int) -> None:
     """Pairs, instructions and the scores that recipes need."""
     pairs, answers, log = out / "data" / SET / "seeds.jsonl", out / "answers.jsonl", out / "log.txt"
     if not pairs.exists():
@@ -48,7 +48,7 @@ def prepare(out: Path) -> None:
     if not answers.exists():
         kept = map(json.loads, pairs.read_text(encoding="utf-8").splitlines())
         best = [(row["prompt"], row[f"response_{row['safer_response_id']}"]) for row in kept]
-        lines = (json.dumps({"prompt": prompt, "response": text}) for prompt, text in dict(best).items())
+        lines = (json.dumps({"prompt": prompt, "response": text}) for prompt, text in [*dict(best).items()][:rows])
         answers.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name, changes in {"scores": {}, "moderate": {"cost.severity_at_least": "moderate"}}.items():
         if not (out / name).exists():
@@ -99,11 +99,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", help="names of recipes, with commas")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=200, help="pairs of a run on pairs")
-    parser.add_argument("--steps", type=int, default=5, help="rollouts of a run that samples")
+    parser.add_argument("--rows", type=int, default=128, help="pairs, or answers in `sft`, of a run")
+    parser.add_argument("--steps", type=int, default=3, help="rollouts of a run that samples")
     told = parser.parse_args()
     told.out.mkdir(parents=True, exist_ok=True)
-    prepare(told.out)
+    prepare(told.out, told.rows)
     print("| recipe | held out, before and after | seconds | peak MB |\n|---|---|---|---|")
     for name in told.only.split(",") if told.only else ("sft", *OFFLINE, *ONLINE):
         reports, costs = [], []
