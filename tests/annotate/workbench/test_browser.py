@@ -114,7 +114,8 @@ def follow(page: Any, text: str) -> None:
 
 
 def press(page: Any, *keys: str) -> None:
-    """One key after the other."""
+    """One key after the other, once the page's script is there to hear them."""
+    page.wait_for_load_state()
     for key in keys:
         page.keyboard.press(key)
 

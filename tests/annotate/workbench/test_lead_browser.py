@@ -93,6 +93,7 @@ def no_serious_fault(page: Any) -> None:
 
 
 def press(page: Any, keys: str) -> None:
+    page.wait_for_load_state()
     for key in keys.split():
         page.keyboard.press(key)
 
