@@ -31,7 +31,6 @@ ONLINE = (
     "ppo", "ppo_lagrangian", "two_constraints", "reward_shaping", "grpo_lagrangian", "rloo_lagrangian", "repo"
 )  # fmt: skip
 OFFLINE = ("dpo", "ipo", "safe_dpo", "bfpo", "sacpo", "mocan", "pecan", "derta")
-SCORED = ("mocan", "pecan")
 
 
 def words_of(changes: dict[str, Any]) -> list[str]:
@@ -70,7 +69,7 @@ def changes_of(name: str, out: Path, seed: int, rows: int, steps: int) -> dict[s
         said |= {"evaluation.every": steps, "evaluation.prompts": 24, "evaluation.benign": 16}
         return said | ({"constraints.severe.scores": out / "moderate"} if name == "two_constraints" else {})
     said |= {"data.rows": rows, "data.held_out": 0.25, "training.evaluate_every": 10**6}
-    return said | ({"scores": out / "scores"} if name in SCORED else {})
+    return said | ({"scores": out / "scores"} if name == "mocan" else {})
 
 
 def spread(values: Sequence[float], form: str = ".3f") -> str:
