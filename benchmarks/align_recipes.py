@@ -69,6 +69,8 @@ def changes_of(name: str, out: Path, seed: int, rows: int, steps: int) -> dict[s
         said |= {"evaluation.every": steps, "evaluation.prompts": 24, "evaluation.benign": 16}
         return said | ({"constraints.severe.scores": out / "moderate"} if name == "two_constraints" else {})
     said |= {"data.rows": rows, "data.held_out": 0.25, "training.evaluate_every": 10**6}
+    if name == "pecan":  # after so few pairs its models tell costs apart by less than the recipe asks for
+        said["pecan.threshold"] = 0.0
     return said | ({"scores": out / "scores"} if name == "mocan" else {})
 
 
