@@ -103,10 +103,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128, help="pairs, or answers in `sft`, of a run")
     parser.add_argument("--steps", type=int, default=3, help="rollouts of a run that samples")
     told = parser.parse_args()
+    names = told.only.split(",") if told.only else ["sft", *OFFLINE, *ONLINE]
+    if wrong := sorted({*names} - {"sft", *OFFLINE, *ONLINE}):
+        parser.error(f"no recipe {', '.join(wrong)}")
+    size, file = {"rows": told.rows, "steps": told.steps}, told.out / "size.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != size:
+        parser.error(f"{told.out} holds runs of another --rows or --steps; choose another --out")
     told.out.mkdir(parents=True, exist_ok=True)
+    write_json(file, size)
     prepare(told.out, told.rows)
     print("| recipe | held out, before and after | seconds | peak MB |\n|---|---|---|---|")
-    for name in told.only.split(",") if told.only else ("sft", *OFFLINE, *ONLINE):
+    for name in names:
         reports, costs = [], []
         for seed in range(told.seeds):
             run, file = told.out / f"{name}-{seed}", told.out / f"{name}-{seed}.json"

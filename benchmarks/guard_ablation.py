@@ -29,12 +29,10 @@ from poise.data import uniform_seed
 from poise.data.folders import write_json
 from poise.data.tables import Tables
 from poise.guard.calibration import probabilities
-from poise.guard.fit.answers import answered
-from poise.guard.fit.enrich import enrich
 from poise.guard.fit.model import GuardModel
 from poise.guard.fit.plan import SetUse
-from poise.guard.fit.rows import Row, prepare, rows_of
-from poise.guard.fit.run import Plan, Watch, learn, measure
+from poise.guard.fit.rows import Row, prepare
+from poise.guard.fit.run import Plan, Watch, learn, measure, plan_rows
 from poise.guard.obfuscation import OBFUSCATIONS
 from poise.models.bundled import resolve
 
@@ -117,10 +115,7 @@ def trained(
     plan: Plan, tables: Tables, texts: Sequence[Any], harmful: np.ndarray, test_rows: int, checkpoint: Path
 ) -> dict[str, float]:
     """Train one variant and measure it; the split is that of the whole plan's tables."""
-    rows = rows_of(tables, plan.data, plan.seed)
-    if plan.data.answered is not None:
-        rows = answered(rows, plan.data.answered, 0, checkpoint.with_name("replies.sqlite"))
-    rows = enrich(rows, plan.data, plan.seed)
+    rows = plan_rows(plan, tables, checkpoint.with_name("replies.sqlite"))
     train, held = ([row for row in rows if row.part == part] for part in ("train", "calibration"))
     test: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: uniform_seed(0, "ablation", row.prompt)):

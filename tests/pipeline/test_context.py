@@ -103,7 +103,7 @@ def test_a_meter_begins_a_new_bar_with_other_work(
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     with Meter() as meter:
-        for what, total in (("answering", 30), ("training", 20), ("training", 17)):
+        for what, total in (("answering", 30), ("training", 20), ("training", 17), ("training", 17)):
             for done in range(1, total + 1):
                 clock[0] += 1
                 meter.show(what, "steps", done, total, loss=0.5)
@@ -112,6 +112,7 @@ def test_a_meter_begins_a_new_bar_with_other_work(
         "answering: 16/30 steps",  # the clock of a bar starts with the first step that it hears of
         "training: 16/20 steps",
         "training: 16/17 steps",
+        "training: 16/17 steps",  # as much again is other work, too
     ]
 
 

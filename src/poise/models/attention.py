@@ -1,7 +1,7 @@
 """Attention of an encoder that learns on a CPU: computed in float32, though all around it is bfloat16.
 
 The CPU kernel's backward pass in bfloat16 takes more than twice as long as in float32 for heads of 32 (torch 2.13;
-32 x 12 heads, 150 tokens: 174 and 75 ms forward and backward), and attention is then most of a training step.
+32 x 12 heads, 150 tokens, once: 174 and 75 ms forward and backward), and attention is then most of a training step.
 """
 
 from __future__ import annotations

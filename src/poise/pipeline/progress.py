@@ -31,7 +31,7 @@ class Meter:
 
     def show(self, what: str, unit: str, done: int, total: int, **values: float | str) -> None:
         """`done` of `total` units of `what` are done; values stand after the rate."""
-        if self._bar is None or (what, total) != (self._what, self._bar.total):
+        if self._bar is None or (what, total) != (self._what, self._bar.total) or done < self._bar.n:
             self.__exit__(None, None, None)
             self._bar, self._what = Progress(range(total), total, unit, what), what
         self._bar.set(**values)

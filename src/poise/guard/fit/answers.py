@@ -11,7 +11,6 @@ batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from poise.collect.refusal import refuses
 from poise.data import Sampling, uniform_seed
 from poise.errors import PoiseError
+from poise.guard.fit.enrich import harmless
 from poise.guard.fit.plan import AnswerPlan
 from poise.guard.fit.rows import NAN, Row
 from poise.llm.endpoint import Endpoint
@@ -97,9 +97,9 @@ def _asks(rows: Sequence[Row], plan: AnswerPlan, seed: int) -> list[_Ask]:
     own = [row for row in rows if row.part == "train" and row.source in plan.sets and len(row.prompt) <= _LONGEST]
     harmful = {row.prompt: row for row in own if row.response is None and row.unsafe is True}
     tainted = {row.prompt for row in rows if row.unsafe is True}
-    harmless = {row.prompt: row for row in own if row.unsafe is False and row.prompt not in tainted}
+    ordinary = {row.prompt: row for row in own if row.unsafe is False and row.prompt not in tainted}
     asks = []
-    for prompts, count, kinds in ((harmful, plan.harmful, (False, True)), (harmless, plan.harmless, (False,))):
+    for prompts, count, kinds in ((harmful, plan.harmful, (False, True)), (ordinary, plan.harmless, (False,))):
         for prompt in sorted(prompts, key=lambda text: uniform_seed(seed, "answered", text))[:count]:
             for declines in kinds:
                 drawn = uniform_seed(seed, "opening", prompt, str(declines))
@@ -115,15 +115,13 @@ def _sampling(ask: _Ask, plan: AnswerPlan, seed: int) -> Sampling:
 
 
 def _row(ask: _Ask, text: str, plan: AnswerPlan) -> Row:
-    asked = ask.row
     answer = (ask.opening + text if ask.kept else text).strip()
-    if asked.unsafe is False or ask.declines or refuses(answer):
-        return Row(
-            asked.prompt, answer, asked.source, "train", (0.0,) * len(asked.categories), (0.0,) * 3,
-            float(ask.declines or refuses(answer)), plan.weight,
-        )  # fmt: skip
-    named = tuple(plan.unsafe if value == 1.0 else NAN if math.isnan(value) else value for value in asked.categories)
-    return Row(asked.prompt, answer, asked.source, "train", named, (plan.unsafe, NAN, NAN), 0.0, plan.weight)
+    refused = ask.declines or refuses(answer)
+    row = ask.row._replace(response=answer, refusal=float(refused))
+    if refused or row.unsafe is False:
+        return harmless(row)
+    named = tuple(plan.unsafe if value == 1.0 else value for value in row.categories)
+    return row._replace(categories=named, at_least=(plan.unsafe, NAN, NAN))
 
 
 def _local(name: str) -> tuple[Endpoint, Callable[[str], str]]:

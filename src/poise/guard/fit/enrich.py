@@ -76,19 +76,20 @@ def _is_chosen(row: Row, purpose: str, share: float, seed: int) -> bool:
 
 def _refusal(row: Row, seed: int) -> Row:
     text = REFUSALS[uniform_seed(seed, "refusal", row.prompt) % len(REFUSALS)].format(asked=_short(row.prompt))
-    return _harmless(row)._replace(response=text, refusal=1.0)
+    return harmless(row)._replace(response=text, refusal=1.0)
 
 
 def _quotation(row: Row, seed: int) -> Row:
     text = QUOTES[uniform_seed(seed, "quotation", row.prompt) % len(QUOTES)].format(asked=_short(row.prompt))
-    return _harmless(row)._replace(prompt=text)
+    return harmless(row)._replace(prompt=text)
 
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
-def _harmless(row: Row) -> Row:
+def harmless(row: Row) -> Row:
+    """The row with no category and no severity."""
     return row._replace(categories=(0.0,) * len(row.categories), at_least=(0.0, 0.0, 0.0), safer=None)
 
 

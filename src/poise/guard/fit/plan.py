@@ -37,7 +37,6 @@ class AnswerPlan(_Part):
     harmless: int = Field(500, ge=0, description="requests that get an answer")
     max_new_tokens: int = Field(64, ge=1, le=1024)
     unsafe: float = Field(0.85, gt=0.5, le=1, description="probability that one that goes along is harmful")
-    weight: float = Field(1.0, gt=0, description="of each in the loss")
 
 
 class DataPlan(_Part):

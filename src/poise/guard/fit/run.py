@@ -20,6 +20,7 @@ import torch
 
 from poise.data import load_seeds
 from poise.data.folders import partial_folder, write_json
+from poise.data.tables import Tables
 from poise.errors import PoiseError
 from poise.guard.calibration import Calibration, levels_of, probabilities
 from poise.guard.fit.answers import answered
@@ -79,11 +80,7 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
     if out.exists():
         raise PoiseError("already exists", where=str(out), do="choose another folder")
     work = _work_folder(out, plan)
-    rows = rows_of(prepare(plan.data, data, work, plan.seed, watch.note), plan.data, plan.seed)
-    if plan.data.answered is not None:
-        watch.note("writing answers to plain requests")
-        rows = answered(rows, plan.data.answered, plan.seed, work / "replies.sqlite", on_rows=watch.answered)
-    rows = enrich(rows, plan.data, plan.seed)
+    rows = plan_rows(plan, prepare(plan.data, data, work, plan.seed, watch.note), work / "replies.sqlite", watch)
     parts = {part: [row for row in rows if row.part == part] for part in ("train", "calibration", "test")}
     watch.note(", ".join(f"{part} {len(own):,}" for part, own in parts.items()) + " rows")
     model = GuardModel(
@@ -110,6 +107,23 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
     _save(out, model, plan, fitted, measured, learnt)
     shutil.rmtree(work)
     return measured
+
+
+def plan_rows(plan: Plan, tables: Tables, replies: Path, watch: Watch = _SILENT) -> list[Row]:
+    """All rows of the plan's sets, and what it adds to those that train.
+
+    Args:
+        tables: from `prepare`.
+        replies: file of the written answers, read again by a later run.
+
+    Raises:
+        PoiseError: the model that writes answers can't be loaded.
+    """
+    rows = rows_of(tables, plan.data, plan.seed)
+    if plan.data.answered is not None:
+        watch.note("writing answers to plain requests")
+        rows = answered(rows, plan.data.answered, plan.seed, replies, on_rows=watch.answered)
+    return enrich(rows, plan.data, plan.seed)
 
 
 class Fitted(NamedTuple):
