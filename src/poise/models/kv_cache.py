@@ -75,6 +75,11 @@ def roomy_cache(config: Any) -> DynamicCache:
     return cache
 
 
+def roomy_layers(cache: Any) -> bool:
+    """Whether keys and values of every layer lie in one buffer that holds all tokens."""
+    return all(isinstance(layer, _RoomyLayer) for layer in cache.layers)
+
+
 def stay_or_fill(keep: Tensor) -> Tensor:
     """Where the rows of a smaller batch come from: rows stay in place, and the last kept ones fill the holes.
 

@@ -9,7 +9,8 @@ of every response go on from its prompt's end. So every state equals that of the
 rounding, while a pair with a prompt as long as its responses costs three quarters of two rows.
 
 Rows are filled evenly, then cut into batches of rows of near-equal length, so that padding stays under 5 % of a batch
-whatever the lengths are. A group too long for a row is cut between responses, its prompt computed again.
+whatever the lengths are; under 40 % on a GPU, where one more batch costs more than that. A group too long for a row is
+cut between responses, its prompt computed again.
 
 Whether a model takes such rows is tried on the model itself (`can_pack`); for one that does not, `pack(..., shared=
 False)` gives batches of the same kind, right-padded with a response to a row, and all that reads them stays as it is.
@@ -33,12 +34,19 @@ if TYPE_CHECKING:
 
 WIDTH = 256
 """Tokens of a row: attention costs their square, so a wide row wastes what a narrow one pads."""
-_LEAST_FILLED = 0.95  # of a batch
 _TRIED = 2  # numbers of rows that are tried above and below the obvious one
-_ATTENTION = (
-    2048  # tokens of a row at which its attention costs as much as all else, in a model of some 300 to 600 wide
-)
-_BATCH = 64  # what a batch costs besides its tokens, in tokens
+_ATTENTION = 2048  # tokens of a row at which its attention costs as much as all else, in a model some 300 to 600 wide
+
+
+class _Machine(NamedTuple):
+    """Args: batch: what a batch costs besides its tokens, in tokens; filled: least share of a batch that is real."""
+
+    batch: int
+    filled: float
+
+
+_CPU = _Machine(batch=64, filled=0.95)
+_GPU = _Machine(batch=8192, filled=0.6)  # its kernels wait for Python: a batch more took 70 ms, 8,000 tokens 100 ms
 
 
 class Group(NamedTuple):
@@ -159,7 +167,8 @@ def pack(
         room = min(max_tokens, max(width, 4 * len(group.prompt))) if shared else 0
         parts += _cut(group, first, room, max_tokens, at)
         first += len(group.responses)
-    batches = _arrange(parts, width, max_tokens) if shared else _batches([[part] for part in parts], max_tokens)
+    machine = _GPU if device.type == "cuda" else _CPU
+    batches = _arrange(parts, width if shared else 0, max_tokens, machine)
     return [_collate(batch, device, shared) for batch in batches]
 
 
@@ -185,12 +194,15 @@ def _cut(group: Group, first: int, room: int, max_tokens: int, at: int) -> list[
     return parts
 
 
-def _arrange(parts: Sequence[_Part], width: int, most: int) -> list[list[list[_Part]]]:
-    """Batches of rows: the cheapest of some numbers of rows about `width` long."""
+def _arrange(parts: Sequence[_Part], width: int, most: int, machine: _Machine) -> list[list[list[_Part]]]:
+    """Batches of rows: the cheapest of some numbers of rows about `width` long; with width 0 a part to a row."""
+    single = _batches([[part] for part in parts], most, machine)
+    if not width:
+        return single
     least = -(-sum(part.length for part in parts) // min(width, most))
     counts = range(max(1, least - _TRIED), min(len(parts), least + _TRIED) + 1)
-    tried = [_batches(rows, most) for count in counts if (rows := _fill(parts, count, most)) is not None]
-    return min(tried or [_batches([[part] for part in parts], most)], key=_cost)
+    tried = [_batches(rows, most, machine) for count in counts if (rows := _fill(parts, count, most)) is not None]
+    return min(tried or [single], key=lambda batches: _cost(batches, machine))
 
 
 def _fill(parts: Sequence[_Part], count: int, most: int) -> list[list[_Part]] | None:
@@ -206,14 +218,14 @@ def _fill(parts: Sequence[_Part], count: int, most: int) -> list[list[_Part]] | 
     return [row for row in rows if row]
 
 
-def _batches(rows: Sequence[list[_Part]], max_tokens: int) -> list[list[list[_Part]]]:
+def _batches(rows: Sequence[list[_Part]], max_tokens: int, machine: _Machine) -> list[list[list[_Part]]]:
     """Rows of near-equal length together, longest first; a batch ends where it would be too large or too empty."""
     out: list[list[list[_Part]]] = []
     top = real = 0
     for row in sorted(rows, key=_length, reverse=True):
         size = _length(row)
         slots = (len(out[-1]) + 1) * top if out else 0
-        if not out or slots > max_tokens or real + size < _LEAST_FILLED * slots:
+        if not out or slots > max_tokens or real + size < machine.filled * slots:
             out.append([])
             top, real = size, 0
         out[-1].append(row)
@@ -225,10 +237,10 @@ def _length(row: Sequence[_Part]) -> int:
     return sum(part.length for part in row)
 
 
-def _cost(batches: Sequence[Sequence[Sequence[_Part]]]) -> float:
+def _cost(batches: Sequence[Sequence[Sequence[_Part]]], machine: _Machine) -> float:
     """About what the batches take to compute, in tokens without attention."""
     sizes = [(len(rows), max(map(_length, rows))) for rows in batches]
-    return sum(count * wide * (1 + wide / _ATTENTION) + _BATCH for count, wide in sizes)
+    return sum(count * wide * (1 + wide / _ATTENTION) + machine.batch for count, wide in sizes)
 
 
 def _collate(rows: Sequence[Sequence[_Part]], device: torch.device, shared: bool) -> Packed:

@@ -261,11 +261,12 @@ def _descend(found: dict[str, PreferenceLoss | None], optimizer: torch.optim.Ada
     optimizer.zero_grad()
     total = present[0] if len(present) == 1 else torch.stack(present).sum()
     total.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     if not math.isfinite(float(norm)):
         raise FloatingPointError(f"the gradient of {' and '.join(found)} is {float(norm)}")
     optimizer.step()
-    if not torch.stack([p.isfinite().all() for group in optimizer.param_groups for p in group["params"]]).all():
+    if not math.isfinite(float(torch.nn.utils.get_total_norm(parameters))):
         raise FloatingPointError(f"the weights of {' and '.join(found)} are not finite after the step")
     return losses
 
