@@ -4,7 +4,8 @@ and what the plan does not have, harmless requests that quote harm, put in.
     python benchmarks/guard_ablation.py recipes/guard-starter.yaml --data DIR --out DIR/ablation
 
 Every variant is the plan at a smaller size (`--rows` of each set, `--epochs`), with one thing left out, trained and
-measured by `poise guard train`'s own code on the whole plan's split. Mean AUROC of "unsafe" on the sets that no
+measured by `poise guard train`'s own code on the whole plan's split. All take as many steps: where a source is left
+out, rows of the others come again in its place. Mean AUROC of "unsafe" on the sets that no
 variant trains on, and on the test rows of the training sets (with at least 50 rows); severity on graded rows; and the
 mean AUROC on answers in every disguise of `guard_obfuscation.py`. A variant that is there is not trained again, so a
 stopped run goes on. `--seeds 2` trains all twice: how far the whole plan's own numbers stand apart is the noise to
@@ -112,11 +113,16 @@ def row_of(measured: dict[str, Any], disguised: float) -> dict[str, float]:
 
 
 def trained(
-    plan: Plan, tables: Tables, texts: Sequence[Any], harmful: np.ndarray, test_rows: int, checkpoint: Path
-) -> dict[str, float]:
-    """Train one variant and measure it; the split is that of the whole plan's tables."""
+    plan: Plan, tables: Tables, texts: Sequence[Any], harmful: np.ndarray, test_rows: int, size: int, checkpoint: Path
+) -> tuple[dict[str, float], int]:
+    """Train one variant on `size` rows (0: those it has) and measure it; also the rows it was trained on.
+
+    The split is that of the whole plan's tables.
+    """
     rows = plan_rows(plan, tables, checkpoint.with_name("replies.sqlite"))
     train, held = ([row for row in rows if row.part == part] for part in ("train", "calibration"))
+    size = size or len(train)
+    train = [train[at % len(train)] for at in range(size)]
     test: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: uniform_seed(0, "ablation", row.prompt)):
         if row.part == "test" and len(own := test.setdefault(row.source, [])) < test_rows:
@@ -138,7 +144,7 @@ def trained(
         probabilities(fitted.calibration.apply(model.logits(disguise(texts, name)))).unsafe for name in OBFUSCATIONS
     ]
     checkpoint.unlink(missing_ok=True)
-    return row_of(measured, float(np.mean([metrics.auroc(score, harmful) for score in scores])))
+    return row_of(measured, float(np.mean([metrics.auroc(score, harmful) for score in scores]))), size
 
 
 def table(rows: dict[str, list[dict[str, float]]], held_out: set[str], show: Callable[[str], object] = print) -> None:
@@ -186,15 +192,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         texts, harmful, _ = read("beavertails_test", told.data, Path(work), 200)
     file = told.out / "rows.json"
-    rows: dict[str, list[dict[str, float]]] = json.loads(file.read_text()) if file.exists() else {}
+    state = json.loads(file.read_text()) if file.exists() else {"size": 0, "rows": {}}
+    rows: dict[str, list[dict[str, float]]] = state["rows"]
     for seed in range(told.seeds):
         for name, plan in variants(whole, told.each_source):
             if len(rows.get(name, [])) <= seed:
                 print(f"without {name}, seed {seed}", flush=True)
                 small = smaller(plan, told.rows, told.epochs, seed)
-                found = trained(small, tables, texts, harmful, told.test_rows, told.out / "checkpoint.safetensors")
+                checkpoint = told.out / "checkpoint.safetensors"
+                found, state["size"] = trained(small, tables, texts, harmful, told.test_rows, state["size"], checkpoint)
                 rows.setdefault(name, []).append(found)
-                write_json(file, rows)
+                write_json(file, state)
     held_out = {name for name, use in whole.data.sets.items() if use.use == "test"}
     table(rows, held_out)
 

@@ -157,6 +157,20 @@ def test_padding_and_saved_tokens_on_lengths_like_those_of_preference_sets() -> 
     assert len(packs) < 1.4 * computed / 4096  # and batches are full
 
 
+@given(seed=st.integers(0, 200), limit=st.sampled_from([700, 4000]))
+@settings(max_examples=30, deadline=None)
+def test_a_gpu_gets_fewer_batches(seed: int, limit: int) -> None:
+    some = groups(16, seed)
+    parts = [part for at, group in enumerate(some) for part in packing._cut(group, 2 * at, 256, limit, at)]
+    cpu, gpu = (packing._arrange(parts, 256, limit, machine) for machine in (packing._CPU, packing._GPU))
+    assert len(gpu) <= len(cpu)
+    assert len(gpu) == 1 or limit < 4000, "all fits into one"
+    assert sorted(part.first for rows in gpu for row in rows for part in row) == [part.first for part in parts]
+    for rows in gpu:
+        sizes = [sum(part.length for part in row) for row in rows]
+        assert max(sizes) * len(sizes) <= limit and sum(sizes) >= packing._GPU.filled * max(sizes) * len(sizes)
+
+
 def test_a_long_group_is_cut_between_responses() -> None:
     (group,) = [Group([1] * 10, [[2] * 30] * 16)]
     packs = pack([group], 200, CPU, width=100)
