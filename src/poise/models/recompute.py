@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from poise.models.separate import SeparateModels
 from poise.models.trunk import Trunk
+from poise.models.whole_actor import WholeActor
 
 
 def recompute_layers(trunk: Trunk) -> None:
@@ -22,6 +23,8 @@ def recompute_layers(trunk: Trunk) -> None:
     backward pass runs a layer with the adapter of its forward pass, whichever role has spoken since.
     """
     models: list[Any] = list(trunk.models.values()) if isinstance(trunk, SeparateModels) else [trunk.model]
+    if isinstance(trunk, WholeActor):
+        models.append(trunk.trunk.model)
     for layer in [layer for model in models for layer in model.get_decoder().layers]:
         if not hasattr(layer, "computed_again"):
             layer.forward = _twice(layer, layer.forward)

@@ -53,6 +53,7 @@ from poise.models.fingerprint import fingerprint
 from poise.models.generate import chat_ids
 from poise.models.recompute import recompute_layers
 from poise.models.trunk import Trunk
+from poise.models.whole_actor import WholeActor
 from poise.preference.pairs import conversation
 
 
@@ -95,7 +96,7 @@ def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> d
     method = recipe.part(ONLINE[recipe.method.name])
     plan = planned(recipe, scores)
     roles = online_roles(method, plan.asked) if plan else online_roles(method)
-    trunk = scores.trunk(recipe.head.model, roles, roles[1:], recipe.head.seed)
+    trunk = _trunk(recipe, scores, roles, source)
     if recipe.parts["rollout"].gradient_checkpointing:
         recompute_layers(trunk)
     if plan is not None:
@@ -136,7 +137,7 @@ def _run(
     watch: Watch,
 ) -> dict[str, Any]:
     work, rollout, look = work_folder(out), recipe.parts["rollout"], recipe.parts["evaluation"]
-    settings = rollout.model_dump(exclude={"save_every", "center_advantages", "gradient_checkpointing"})
+    settings = rollout.model_dump(exclude={"save_every", "center_advantages", "gradient_checkpointing", "weights"})
     evaluation = Evaluation(
         asked.held_out, asked.benign, look.every, work / "looks", look.max_new_tokens, seed=recipe.head.seed
     )
@@ -212,6 +213,14 @@ def _source(recipe: Recipe, scores: Scores) -> Path | str:
             do="an online method needs one base model for all roles: name theirs, or train them on yours",
         )
     return mine
+
+
+def _trunk(recipe: Recipe, scores: Scores, roles: Sequence[str], source: Path | str) -> Trunk:
+    """All roles on one trunk; where all weights of the actor are trained, the others."""
+    scored = roles[1:]
+    if recipe.parts["rollout"].weights == "adapter":
+        return scores.trunk(recipe.head.model, roles, scored, recipe.head.seed)
+    return WholeActor(scores.trunk(recipe.head.model, scored, scored, recipe.head.seed), source)
 
 
 def _centred(recipe: Recipe) -> bool:

@@ -44,6 +44,8 @@ class RolloutSection(Section):
         prompts_per_step, responses_per_prompt: of a rollout; critic-free methods need at least 2 responses.
         max_new_tokens: of a response.
         temperature: at which the actor samples.
+        weights: what is trained of the actor, an adapter or all weights of the model; those take a rate some 100 times
+            lower. Critics are adapters either way.
         actor_learning_rate, critic_learning_rate: of AdamW.
         updates_per_rollout: passes over a rollout.
         rows_per_batch: responses computed together; no effect on the result but for rounding.
@@ -59,6 +61,7 @@ class RolloutSection(Section):
     responses_per_prompt: int = Field(4, ge=1)
     max_new_tokens: int = Field(32, ge=1)
     temperature: float = Field(1.0, gt=0)
+    weights: Literal["adapter", "all"] = "adapter"
     actor_learning_rate: float = Field(1e-3, gt=0)
     critic_learning_rate: float = Field(5e-4, gt=0)
     updates_per_rollout: int = Field(1, ge=1)
