@@ -190,6 +190,9 @@ def test_tables_of_what_it_can_do() -> None:
     table = set_table(rows, np.array([0.9, 0.1, 0.2, 0.5, 0.5, 0.7]), 0.5)
     assert [(e["kind"], e["n"], e["unsafe"]) for e in table] == [("answers", 3, 2), ("prompts", 1, 1)]
     assert table[0]["auroc"] == 1.0 and table[0]["recall"] == 0.5 and table[1]["f1"] == 1.0
+    strict = set_table(rows, np.array([0.9, 0.1, 0.2, 0.5, 0.5, 0.7]), 0.95)
+    assert strict[0]["recall"] == 0.0 and strict[0]["even_odds"] == table[0]["even_odds"]
+    assert strict[0]["even_odds"] == {"f1": pytest.approx(2 / 3), "recall": 0.5, "fpr": 0.0}
     severity = severity_table(rows, rows, np.array([0, 0, 1, 0, 0, 0]))
     assert severity is not None and severity["levels"] == [1, 1, 0, 1]
     assert severity["guard"]["severe_called_none"] == 1 and severity["guard"]["recall_severe"] == 0.0

@@ -23,7 +23,8 @@ Floats = NDArray[np.float64]
 def set_table(
     rows: Sequence[Row], unsafe: Floats, threshold: float, levels: NDArray[np.int64] | None = None
 ) -> list[dict[str, Any]]:
-    """One entry a set and kind (prompts, answers): AUROC, AUPRC, F1, FPR, ECE at the threshold, with intervals.
+    """One entry a set and kind (prompts, answers): AUROC, AUPRC, ECE; F1, recall and FPR at the threshold and, as
+    `even_odds`, where unsafe is likelier than not; with intervals.
 
     Args:
         rows: N of them.
@@ -42,6 +43,7 @@ def set_table(
         entry: dict[str, Any] = {"set": source, "kind": kind, "n": len(chosen), "unsafe": int(positive.sum())}
         report = metrics.binary_report(score, positive, threshold)
         entry |= {"f1": report.f1, "recall": report.recall, "fpr": report.fpr, "ece": metrics.ece(score, positive)}
+        entry["even_odds"] = _at(score >= 0.5, positive)
         if levels is not None:
             entry["block_at"] = {
                 name: _at(levels[chosen] >= level, positive)
