@@ -8,8 +8,8 @@ measured by `poise guard train`'s own code on the whole plan's split. All take a
 out, rows of the others come again in its place. Mean AUROC of "unsafe" on the sets that no
 variant trains on, and on the test rows of the training sets (with at least 50 rows); severity on graded rows; and the
 mean AUROC on answers in every disguise of `guard_obfuscation.py`. A variant that is there is not trained again, so a
-stopped run goes on. `--seeds 2` trains all twice: how far the whole plan's own numbers stand apart is the noise to
-read by.
+stopped run goes on. How far the whole plan's own numbers stand apart with other seeds is the noise to read by:
+`--seeds 2` trains all twice, `--whole 3` the whole plan three times.
 """
 
 from __future__ import annotations
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--test-rows", type=int, default=400, help="rows of each set that are measured")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--whole", type=int, default=1, help="seeds of the whole plan, if more")
     parser.add_argument("--each-source", action="store_true", help="sets one by one instead of in groups")
     told = parser.parse_args()
     whole = read_guard_plan(told.plan, None)
@@ -194,9 +195,9 @@ def main() -> None:
     file = told.out / "rows.json"
     state = json.loads(file.read_text()) if file.exists() else {"size": 0, "rows": {}}
     rows: dict[str, list[dict[str, float]]] = state["rows"]
-    for seed in range(told.seeds):
+    for seed in range(max(told.seeds, told.whole)):
         for name, plan in variants(whole, told.each_source):
-            if len(rows.get(name, [])) <= seed:
+            if len(rows.get(name, [])) <= seed and (seed < told.seeds or name == "nothing"):
                 print(f"without {name}, seed {seed}", flush=True)
                 small = smaller(plan, told.rows, told.epochs, seed)
                 checkpoint = told.out / "checkpoint.safetensors"
