@@ -5,8 +5,7 @@
 
 Rows are everyday questions; every other row may get only half as many tokens, so that rows end at different times. Each
 way samples in turn, once to warm up. Without a GPU nothing is recorded: the step over fixed buffers runs each time,
-which shows its cost and not its use; kernels for other shapes round bfloat16 otherwise, and random weights tell such tokens
-apart by nothing else.
+which shows its cost and not its use, and other kernels round bfloat16 otherwise, on which random weights decide.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align import SHAPES, random_model, rows
 from poise.data.rows import Sampling
@@ -29,9 +29,9 @@ from poise.models.generate import Request, Sampled, chat_ids, generate
 from poise.models.trunk import Trunk
 
 
-def recorded(*batch: Any) -> RecordedSteps:
+def recorded(trunk: Trunk, cache: Any, mask: Tensor, steps: int) -> RecordedSteps:
     """As on a GPU, and where there is none with a step that runs each time."""
-    return RecordedSteps(*batch, cuda_graph if torch.cuda.is_available() else again)
+    return RecordedSteps(trunk, cache, mask, steps, cuda_graph if torch.cuda.is_available() else again)
 
 
 def again(step: Any) -> Any:
@@ -68,7 +68,7 @@ def main() -> None:
         texts: dict[str, list[Sampled]] = {}
         for number in range(1 + told.rounds):
             for name, how in (("recorded", recorded), ("growing", GrowingSteps)):
-                sampling.steps_for = how  # type: ignore[assignment]
+                sampling.steps_for = how  # type: ignore[assignment,attr-defined]
                 began = time.perf_counter()
                 texts[name] = generate(trunk, asked, role="actor")
                 if number:
