@@ -68,7 +68,7 @@ def main() -> None:
         texts: dict[str, list[Sampled]] = {}
         for number in range(1 + told.rounds):
             for name, how in (("recorded", recorded), ("growing", GrowingSteps)):
-                sampling.steps_for = how  # type: ignore[assignment,attr-defined]
+                sampling.steps_for = how  # type: ignore[attr-defined]
                 began = time.perf_counter()
                 texts[name] = generate(trunk, asked, role="actor")
                 if number:
