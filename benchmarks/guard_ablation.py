@@ -5,11 +5,11 @@ and what the plan does not have, harmless requests that quote harm, put in.
 
 Every variant is the plan at a smaller size (`--rows` of each set, `--epochs`), with one thing left out, trained and
 measured by `poise guard train`'s own code on the whole plan's split. All take as many steps: where a source is left
-out, rows of the others come again in its place. Mean AUROC of "unsafe" on the sets that no
-variant trains on, and on the test rows of the training sets (with at least 50 rows); severity on graded rows; and the
-mean AUROC on answers in every disguise of `guard_obfuscation.py`. A variant that is there is not trained again, so a
-stopped run goes on. How far the whole plan's own numbers stand apart with other seeds is the noise to read by:
-`--seeds 2` trains all twice, `--whole 3` the whole plan three times.
+out, rows of the others come again in its place, and where rows are put in, as many others drop out. Mean AUROC of
+"unsafe" on the sets that no variant trains on, and on the test rows of the training sets (with at least 50 rows);
+severity on graded rows; and the mean AUROC on answers in every disguise of `guard_obfuscation.py`. A variant that is
+there is not trained again, so a stopped run goes on. How far the whole plan's own numbers stand apart with other seeds
+is the noise to read by: `--seeds 2` trains all twice, `--whole 3` the whole plan three times.
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ def trained(
     rows = plan_rows(plan, tables, checkpoint.with_name("replies.sqlite"))
     train, held = ([row for row in rows if row.part == part] for part in ("train", "calibration"))
     size = size or len(train)
+    if len(train) > size:  # of what a variant puts in, its share must be there
+        train = sorted(train, key=lambda row: uniform_seed(plan.seed, "as many", row.prompt, row.response or ""))
     train = [train[at % len(train)] for at in range(size)]
     test: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: uniform_seed(0, "ablation", row.prompt)):
