@@ -189,13 +189,16 @@ def main() -> None:
     parser.add_argument("--whole", type=int, default=1, help="seeds of the whole plan, if more")
     parser.add_argument("--each-source", action="store_true", help="sets one by one instead of in groups")
     told = parser.parse_args()
+    how = {"rows": told.rows, "test_rows": told.test_rows, "epochs": told.epochs}
+    file = told.out / "rows.json"
+    state = json.loads(file.read_text()) if file.exists() else {"how": how, "size": 0, "rows": {}}
+    if state.get("how") != how:
+        parser.error(f"{told.out} holds variants of another size; choose another --out")
     whole = read_guard_plan(told.plan, None)
     told.out.mkdir(parents=True, exist_ok=True)
     tables = prepare(whole.data, told.data, told.out, whole.seed, print)
     with tempfile.TemporaryDirectory() as work:
         texts, harmful, _ = read("beavertails_test", told.data, Path(work), 200)
-    file = told.out / "rows.json"
-    state = json.loads(file.read_text()) if file.exists() else {"size": 0, "rows": {}}
     rows: dict[str, list[dict[str, float]]] = state["rows"]
     for seed in range(max(told.seeds, told.whole)):
         for name, plan in variants(whole, told.each_source):

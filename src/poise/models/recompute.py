@@ -11,21 +11,16 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from poise.models.separate import SeparateModels
 from poise.models.trunk import Trunk
-from poise.models.whole_actor import WholeActor
 
 
 def recompute_layers(trunk: Trunk) -> None:
-    """Switch it on for every layer of the trunk (or of each model of `SeparateModels`), for good.
+    """Switch it on for every layer of the trunk (or of each model where roles have their own), for good.
 
     It works where a gradient is asked for, and never during sampling: a KV cache may not be written twice. The
     backward pass runs a layer with the adapter of its forward pass, whichever role has spoken since.
     """
-    models: list[Any] = list(trunk.models.values()) if isinstance(trunk, SeparateModels) else [trunk.model]
-    if isinstance(trunk, WholeActor):
-        models.append(trunk.trunk.model)
-    for layer in [layer for model in models for layer in model.get_decoder().layers]:
+    for layer in [layer for model in trunk.all_models() for layer in model.get_decoder().layers]:
         if not hasattr(layer, "computed_again"):
             layer.forward = _twice(layer, layer.forward)
             layer.computed_again = True

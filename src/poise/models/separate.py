@@ -72,6 +72,10 @@ class SeparateModels(Trunk):
         self._speaker = "actor"
         self.eval()
 
+    def all_models(self) -> list[Any]:
+        """That of each role."""
+        return list(self.models.values())
+
     def _model(self, role: str) -> Any:
         return self.models[role]
 

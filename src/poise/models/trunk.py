@@ -171,6 +171,10 @@ class Trunk(nn.Module):
                 do="set shared_layers: 0",
             )
 
+    def all_models(self) -> list[Any]:
+        """The Transformers models that play the roles."""
+        return [self.model]
+
     @contextmanager
     def role(self, name: str) -> Iterator[None]:
         """Run the trunk as `name`; `REFERENCE` means no adapter."""

@@ -1,8 +1,8 @@
 """An actor whose weights are all trained, beside a frozen trunk whose adapters play every other role.
 
 The preference models and critics of an online run stay what they were trained as, adapters; only the actor is a model
-of its own, in float32 with a gradient and AdamW's moments. So a run of all weights costs five times the actor's weights
-(four of them in float32) beside the trunk, where `SeparateModels` has a model for each role.
+of its own, in float32 with a gradient and AdamW's two moments: 16 bytes a weight beside the trunk, where
+`SeparateModels` has a model for each role.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class WholeActor(SeparateModels):
         self._speaker = "actor"
         self._below: tuple[Tensor, Tensor] | None = None  # token ids, and what the trunk's shared layers made of them
         self.eval()
+
+    def all_models(self) -> list[Any]:
+        """The actor, and the model under the adapters."""
+        return [self.models["actor"], *self.trunk.all_models()]
 
     def _model(self, role: str) -> Any:
         return self.models["actor"] if role == "actor" else self.trunk.model

@@ -71,9 +71,8 @@ def test_every_method_begins_like_with_an_adapter_and_leaves_a_plain_model(
         report = train_online_run(make_online(method, rollout={**changes, **more}), tmp_path / name)
         assert ("whole_model" in report) == (name == "all")
     first, second = history(tmp_path / "all")[0], history(tmp_path / "adapter")[0]
-    assert {n: first[n] for n in ("reward", "cost", "tokens") if n in first} == pytest.approx(
-        {n: second[n] for n in ("reward", "cost", "tokens") if n in second}, abs=1e-4
-    )
+    for name in ("reward", "cost"):
+        assert first[name] == pytest.approx(second[name], abs=1e-4)
     last = history(tmp_path / "all")[-1], history(tmp_path / "adapter")[-1]
     assert last[0]["kl"] != last[1]["kl"]
     policy = open_policy(tmp_path / "all")

@@ -216,7 +216,7 @@ def _source(recipe: Recipe, scores: Scores) -> Path | str:
 
 
 def _trunk(recipe: Recipe, scores: Scores, roles: Sequence[str], source: Path | str) -> Trunk:
-    """All roles on one trunk; where all weights of the actor are trained, the others."""
+    """All roles on one trunk, or the actor as a model of its own beside it, where all its weights are trained."""
     scored = roles[1:]
     if recipe.parts["rollout"].weights == "adapter":
         return scores.trunk(recipe.head.model, roles, scored, recipe.head.seed)
