@@ -24,7 +24,7 @@ from poise.data.tables import TableWriter
 from poise.errors import PoiseError
 from poise.guard.fast import bench, export, network
 from poise.guard.fast.export import Check, compare, export_guard
-from poise.guard.fast.guard import FastGuard
+from poise.guard.fast.guard import FastGuard, session
 from poise.guard.fast.opening import open_guard
 from poise.guard.fit.apply import TrainedGuard
 from poise.guard.fit.calibration import Calibration
@@ -340,39 +340,57 @@ def test_what_fails_the_check_is_tried_with_more_in_float(
     )
 
 
-def test_the_widest_inputs_of_a_narrowing_product_are_multiplied_in_float(tmp_path: Path) -> None:
+def write_product(path: Path, weight: np.ndarray) -> None:
+    """A network of one product, x times the weight."""
     onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
     from onnx import TensorProto, helper, numpy_helper
 
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, weight.shape[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, weight.shape[1]])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The initializers of a network by name."""
+    import onnx
+    from onnx import numpy_helper
+
+    return {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+
+
+def test_the_widest_inputs_of_a_narrowing_product_are_multiplied_in_float(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     weight = chance.normal(size=(48, 8)).astype(np.float32)
     x = chance.normal(size=(32, 48)).astype(np.float32)
     x[:, 7], x[3, 20] = x[:, 7] * 300, 200.0  # a wide channel, and one of a single text
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 48])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 8])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    plain = tmp_path / "plain.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), plain)
+    plain, small = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
+    write_product(plain, weight)
 
     class Given:
         def _asdict(self) -> dict[str, Any]:
             return {"x": x}
 
-    import onnxruntime
-
     truth, apart = x @ weight, {}
     for count in (0, 1, 2):
-        network.quantise(plain, tmp_path / "int8.onnx", [Given()], apart=count / 48)  # type: ignore[list-item]
-        session = onnxruntime.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
-        apart[count] = float(np.abs(session.run(None, {"x": x})[0] - truth)[4:].mean())
-        model = onnx.load(tmp_path / "int8.onnx")
-        places = [one for one in model.graph.initializer if one.name.endswith("/places")]
-        assert [sorted(numpy_helper.to_array(one).tolist()) for one in places] == [[], [[7]], [[7, 20]]][count]
+        network.quantise(plain, small, [Given()], apart=count / 48)  # type: ignore[list-item]
+        apart[count] = float(np.abs(session(small, 1).run(None, {"x": x})[0] - truth)[4:].mean())
+        places = [value for name, value in read_tensors(small).items() if name.endswith("/places")]
+        assert [sorted(one.tolist()) for one in places] == [[], [[7]], [[7, 20]]][count]
     assert apart[2] < apart[1] / 2 < apart[0] / 4
+
+
+def test_sums_of_int8_products_do_not_overflow_without_vnni(tmp_path: Path) -> None:
+    plain, small = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
+    write_product(plain, np.ones((64, 8), dtype=np.float32))  # with 8 bits 2 x 255 x 127, cut at 32,767
+    network.quantise(plain, small)
+    (weight,) = (value for value in read_tensors(small).values() if value.dtype == np.int8 and value.ndim == 2)
+    assert 2 * 255 * int(np.abs(weight.astype(int)).max()) < 2**15
+    assert session(small, 1).run(None, {"x": np.ones((4, 64), dtype=np.float32)})[0] == pytest.approx(64, rel=0.01)
 
 
 @settings(max_examples=20)
