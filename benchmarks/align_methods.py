@@ -34,6 +34,7 @@ from poise.align.train.scoring import Scores, open_scores, score_pairs
 from poise.collect.refusal import refuses
 from poise.data import load_seeds, uniform_seed
 from poise.data.folders import write_json
+from poise.errors import in_one_line
 from poise.guard.fast.opening import open_guard
 from poise.metrics import paired_difference
 from poise.models.generate import chat_ids
@@ -206,4 +207,5 @@ def train(name: str, settings: list[str], out: Path, costs: dict[str, Any]) -> N
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

@@ -24,6 +24,7 @@ from typing import Any
 from align_methods import command
 
 from poise.data.folders import write_json
+from poise.errors import in_one_line
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SET = "pku-safe-rlhf"
@@ -130,4 +131,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

@@ -29,6 +29,7 @@ from poise.cli.guard import read_guard_plan
 from poise.data import uniform_seed
 from poise.data.folders import write_json
 from poise.data.tables import Tables
+from poise.errors import in_one_line
 from poise.guard.calibration import probabilities
 from poise.guard.fit.model import GuardModel
 from poise.guard.fit.plan import SetUse
@@ -214,4 +215,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: idle
 import numpy as np
 import torch
 
+from poise.errors import in_one_line
 from poise.guard.calibration import Calibration
 from poise.guard.fast.bench import BATCHES, TOKENS, engines_of, lines, measure_engines, processor, texts_of
 from poise.guard.fast.guard import session
@@ -156,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

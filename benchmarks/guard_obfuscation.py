@@ -26,6 +26,7 @@ from poise.data.adapters.registry import format_of
 from poise.data.reading import Reader
 from poise.data.records import PromptRecord, QARecord
 from poise.data.tables import open_tables
+from poise.errors import in_one_line
 from poise.guard.fast.opening import open_guard
 from poise.guard.normalise import normalise
 from poise.guard.obfuscation import OBFUSCATIONS
@@ -94,4 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from poise.data import Corpus
+from poise.errors import PoiseError, in_one_line
 from poise.metrics import auroc
 from poise.pipeline.stages.common import PEOPLE, final_judgements
 
@@ -27,8 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("run", type=Path, help="run folder with stages annotate and guard")
     run = parser.parse_args().run
-    corpus = Corpus.read(next(run.glob("*-annotate")) / "corpus")
-    table = json.loads((next(run.glob("*-guard")) / "metrics.json").read_text())
+    folders = {stage: next(run.glob(f"*-{stage}"), None) for stage in ("annotate", "guard")}
+    if None in folders.values():
+        raise PoiseError("holds no run with stages annotate and guard", where=str(run), do="poise run RECIPE")
+    corpus = Corpus.read(folders["annotate"] / "corpus")
+    table = json.loads((folders["guard"] / "metrics.json").read_text())
     guard = {row["split"]: row for row in table if row["name"] == "guard"}
     final = final_judgements(corpus)
     judged = final["safe"] | final["label"]
@@ -55,4 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

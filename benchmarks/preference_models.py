@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
+from poise.errors import in_one_line
 from poise.metrics import auroc
 from poise.models.bundled import resolve
 from poise.models.trunk import Trunk
@@ -217,4 +218,5 @@ def _words(interval: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

@@ -6,6 +6,10 @@ parts: what is wrong, where, and what to do. The command line prints it as one l
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PoiseError(Exception):
     """A problem the user can mend.
@@ -20,3 +24,13 @@ class PoiseError(Exception):
     def __init__(self, what: str, *, where: str = "", do: str = "", exit_code: int = 2) -> None:
         self.what, self.where, self.do, self.exit_code = what, where, do, exit_code
         super().__init__(": ".join(part for part in (where, what) if part) + (f" ({do})" if do else ""))
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Around what a script does: a `PoiseError` is printed as the command line does it, and its code is the exit's."""
+    try:
+        yield
+    except PoiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
