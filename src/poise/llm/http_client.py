@@ -4,36 +4,26 @@
 
 One request is one send: nothing is tried again here, that is the runner's business. Every send ends within `timeout_s`
 and a bounded number of bytes, whatever the server does. Left out: proxies, tools, images, several choices a request.
-
-A key goes into one header and nowhere else. The exceptions of the HTTP library hold that header, so none of them is
-kept as a cause or a context.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import ssl
 import time
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
-from poise import __version__
-from poise.errors import PoiseError
 from poise.llm.exchange import ChatRequest, EndpointError, Reply, Shape
 from poise.llm.http_faults import Asked, error_in, fault_of
+from poise.llm.http_line import HttpLine, checked_address
 from poise.llm.keys import Key
 from poise.llm.sse import EventParser
 from poise.llm.wire import Answer, Prefill, load_json, request_body
 
-_KEEP_ALIVE_S = 4.0
-"""Shorter than the 5 seconds after which uvicorn (vLLM, SGLang) hangs up, so that no request meets a closing line."""
-_CONNECT_S = 20.0
 _DRAIN_S = 0.5
 
 
@@ -67,13 +57,10 @@ class HttpClient:
         verify: bool | Path = True,
     ) -> None:
         self.alias = alias
-        base = _checked(base_url, alias)
+        base = checked_address(base_url, alias)
         self._urls, self._key = (URL(f"{base}/chat/completions"), URL(f"{base}/completions")), key
-        self._timeout_s, self._stream = timeout_s, stream
-        self._prefill, self._tokens_name = prefill, tokens_name
-        self._ssl = _trusted(verify) if isinstance(verify, Path) else verify
-        self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stream, self._prefill, self._tokens_name = stream, prefill, tokens_name
+        self._line = HttpLine(key, timeout_s, verify=verify)
 
     def __repr__(self) -> str:
         return f"HttpClient({self.alias!r})"
@@ -91,42 +78,11 @@ class HttpClient:
             data = json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # lone surrogates
             data = json.dumps(body).encode()
-        found: Reply | EndpointError
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await self._exchange(request, shape, data)
-        except aiohttp.ClientError as error:
-            found = _fault_of_line(error)
-        except TimeoutError:
-            found = EndpointError("timeout", f"no complete answer within {self._timeout_s:g} s")
-        except OSError as error:
-            found = _fault_of_line(error)
-        if isinstance(found, EndpointError):
-            raise found  # here, so that no exception of the library and no frame with the server's words goes with it
-        return found
+        return await self._line.reply(self._exchange(request, shape, data))
 
     async def close(self) -> None:
         """Give connections back; a later `send` opens new ones."""
-        session, self._session = self._session, None
-        if session is not None and self._loop is asyncio.get_running_loop():
-            await session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        """The session of the running event loop."""
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._loop is not loop:
-            headers = {"User-Agent": f"poise/{__version__}", "Content-Type": "application/json"}
-            headers["Accept-Encoding"] = "identity"
-            if self._key is not None:
-                headers["Authorization"] = f"Bearer {self._key.reveal()}"
-            self._loop = loop
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, ssl=self._ssl),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-                headers=headers,
-            )
-        return self._session
+        await self._line.close()
 
     async def _exchange(self, request: ChatRequest, shape: Shape, data: bytes) -> Reply | EndpointError:
         started = time.perf_counter()
@@ -134,7 +90,7 @@ class HttpClient:
         # the request's hash: OpenAI logs it, and the fake server tells samples of one request apart by it
         headers = {"X-Client-Request-Id": request.identity}
         url = self._urls[request.complete]
-        async with self._open().post(url, data=data, headers=headers, allow_redirects=False) as response:
+        async with self._line.session().post(url, data=data, headers=headers, allow_redirects=False) as response:
             streams = response.status == 200 and response.content_type == "text/event-stream"
             fault = await (_read_stream if streams else _read_whole)(response, answer, asked)
         if fault is not None:
@@ -205,42 +161,3 @@ def _no_answer(raw: bytes) -> str:
     if start.startswith(b"<"):
         return "a page for people (HTML) in place of JSON; base_url ends in /v1 at most servers"
     return "an answer that is no JSON"
-
-
-def _fault_of_line(error: Exception) -> EndpointError:
-    """What the HTTP library met. Names the kind of error only: its text may hold the address."""
-    name = type(error).__name__
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return EndpointError("certificate", f"no trust in the server's certificate, or no TLS at all ({name})")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return EndpointError("server", "half an answer: the connection was closed in the middle of it")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        code = error.os_error.errno  # its text would hold the address
-        return EndpointError("connection", f"can't connect ({os.strerror(code) if code and code > 0 else name})")
-    if isinstance(error, aiohttp.ServerTimeoutError):
-        return EndpointError("connection", f"can't connect within {_CONNECT_S:g} s")
-    if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
-        return EndpointError("connection", f"the connection was closed before an answer ({name})")
-    return EndpointError("server", f"an answer that is no HTTP ({name})")
-
-
-def _checked(base_url: str, alias: str) -> str:
-    """The address without a slash at its end. The error does not quote it: it may hold a password."""
-    try:
-        parts = urlsplit(base_url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good, parts = False, urlsplit("")
-    where = f"base_url of {alias!r}"
-    if not good or any(c.isspace() for c in base_url):
-        raise PoiseError("no address", where=where, do="write it like https://host:port/v1")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise PoiseError("carries credentials or a query", where=where, do="leave them out; a key is given as a key")
-    return base_url.rstrip("/")
-
-
-def _trusted(certificates: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(certificates))
-    except (OSError, ssl.SSLError) as error:
-        raise PoiseError("no certificates", where=str(certificates), do="name a file of PEM certificates") from error

@@ -7,20 +7,17 @@ chats: resumable, with limits, faults and budgets. One request is one send. Ever
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import aiohttp
 from yarl import URL
 
-from poise import __version__
 from poise.data.corpus import canonical_json
 from poise.llm.exchange import ChatRequest, EndpointError, Reply, Shape
-from poise.llm.http_client import _CONNECT_S, _KEEP_ALIVE_S, _checked, _fault_of_line
 from poise.llm.http_faults import Asked, error_in, fault_of
+from poise.llm.http_line import HttpLine, checked_address
 from poise.llm.keys import Key
 from poise.llm.wire import load_json
 
@@ -56,10 +53,8 @@ class JsonClient:
         timeout_s: float = 60.0,
     ) -> None:
         self.alias = alias
-        self._url, self._body = URL(_checked(base_url, alias) + route), body
-        self._key, self._header, self._scheme, self._timeout_s = key, header, scheme, timeout_s
-        self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._url, self._body, self._key = URL(checked_address(base_url, alias) + route), body, key
+        self._line = HttpLine(key, timeout_s, header=header, scheme=scheme)
 
     def __repr__(self) -> str:
         return f"JsonClient({self.alias!r})"
@@ -71,44 +66,15 @@ class JsonClient:
             EndpointError: there is no reply.
         """
         data = json.dumps(self._body(request)).encode()
-        found: Reply | EndpointError
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await self._exchange(request, data)
-        except aiohttp.ClientError as error:
-            found = _fault_of_line(error)
-        except TimeoutError:
-            found = EndpointError("timeout", f"no complete answer within {self._timeout_s:g} s")
-        except OSError as error:
-            found = _fault_of_line(error)
-        if isinstance(found, EndpointError):
-            raise found  # here, so that no exception of the library goes with it
-        return found
+        return await self._line.reply(self._exchange(request, data))
 
     async def close(self) -> None:
         """Give connections back; a later `send` opens new ones."""
-        session, self._session = self._session, None
-        if session is not None and self._loop is asyncio.get_running_loop():
-            await session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._loop is not loop:
-            headers = {"User-Agent": f"poise/{__version__}", "Content-Type": "application/json"}
-            if self._key is not None:
-                headers[self._header] = self._scheme + self._key.reveal()
-            self._loop = loop
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-                headers=headers,
-            )
-        return self._session
+        await self._line.close()
 
     async def _exchange(self, request: ChatRequest, data: bytes) -> Reply | EndpointError:
         started, raw = time.perf_counter(), b""
-        async with self._open().post(self._url, data=data, allow_redirects=False) as response:
+        async with self._line.session().post(self._url, data=data, allow_redirects=False) as response:
             async for part in response.content.iter_any():
                 raw += part
                 if len(raw) > _MOST_BYTES:

@@ -21,7 +21,7 @@ from poise.llm.budget import Budget
 from poise.llm.endpoint import Completion, Messages
 from poise.llm.exchange import ChatClient, ChatRequest
 from poise.llm.limits import Lane, Limits
-from poise.llm.runner import Runner
+from poise.llm.runner import ask_all
 from poise.llm.store import Exchange, ReplyStore
 from poise.llm.stored import completion_of, said, to_request
 
@@ -95,15 +95,14 @@ class RemoteEndpoint:
         identities = [request.identity for request in requests]
         waiting = Counter(identities)
         with self._opened() as store:
-            runner = Runner(store, self._lanes, budget=self._budget, retry_dead=True)
-            counts = runner.run(requests, lambda _, ended: on_rows(waiting.pop(ended.identity)))
-            if counts["pending"]:
-                raise PoiseError(
-                    f"the budget is spent; {counts['pending']:,} requests are not asked yet",
-                    where=self.name,
-                    do="run it again with a larger one; replies so far are stored",
-                    exit_code=4,
-                )
+            ask_all(
+                requests,
+                store,
+                self._lanes,
+                name=self.name,
+                budget=self._budget,
+                on_end=lambda _, ended: on_rows(waiting.pop(ended.identity)),
+            )
             on_rows(waiting.total())  # those that an earlier run had answered
             return self._completions(list(store.exchanges(identities)))
 

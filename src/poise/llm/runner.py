@@ -33,6 +33,43 @@ FIRST_S = 20.0
 OnEnd = Callable[[ChatRequest, Exchange], Any]
 
 
+def ask_all(
+    requests: Iterable[ChatRequest],
+    store: ReplyStore,
+    lanes: Sequence[Lane],
+    *,
+    name: str,
+    budget: Budget | None = None,
+    on_end: OnEnd | None = None,
+) -> Counts:
+    """Send what the store does not hold, and again what had failed for good.
+
+    Args:
+        name: of who is asked, for errors.
+
+    Raises:
+        PoiseError: the budget is spent before all is asked, nothing got an answer, or what `Runner.run` raises.
+            Replies so far are stored.
+    """
+    counts = Runner(store, lanes, budget=budget, retry_dead=True).run(requests, on_end)
+    if counts["pending"]:
+        raise PoiseError(
+            f"the budget is spent; {counts['pending']:,} requests are not asked yet",
+            where=name,
+            do="run it again with a larger one; replies so far are stored",
+            exit_code=4,
+        )
+    if counts["dead"] and counts["dead"] == counts.total():
+        reasons = Counter(exchange.reason for exchange in store.exchanges() if exchange.state == "dead")
+        raise PoiseError(
+            f"none of {counts['dead']:,} requests got an answer; most often: {reasons.most_common(1)[0][0]}",
+            where=name,
+            do="see to the server, then run it again",
+            exit_code=4,
+        )
+    return counts
+
+
 class Runner:
     """Runs requests over lanes.
 

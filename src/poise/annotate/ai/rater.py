@@ -21,12 +21,11 @@ from poise.annotate.ai.rubrics import Axis, Rubric, label_rubric, pair_rubric
 from poise.annotate.ai.verdicts import Verdict, read_choice, read_label
 from poise.data.records import JudgementRecord, QARecord, Record, SingleRecord
 from poise.data.rows import label_value
-from poise.errors import PoiseError
 from poise.harm import policy_version
 from poise.llm.budget import Budget
 from poise.llm.exchange import ChatRequest
 from poise.llm.limits import Lane
-from poise.llm.runner import Counts, OnEnd, Runner
+from poise.llm.runner import Counts, OnEnd, ask_all
 from poise.llm.store import Exchange, ReplyStore
 
 LOGPROBS = 5
@@ -87,26 +86,9 @@ class EndpointRater:
         """Send what the store does not hold, and again what had failed for good.
 
         Raises:
-            PoiseError: the budget is spent before all is asked, nothing got an answer, or what `Runner.run` raises.
-                Replies so far are stored.
+            PoiseError: as `ask_all`.
         """
-        counts = Runner(self.store, self._lanes, budget=self._budget, retry_dead=True).run(requests, on_end)
-        if counts["pending"]:
-            raise PoiseError(
-                f"the budget is spent; {counts['pending']:,} requests are not asked yet",
-                where=self.model,
-                do="run it again with a larger one; replies so far are stored",
-                exit_code=4,
-            )
-        if counts["dead"] and counts["dead"] == counts.total():
-            reasons = Counter(e.reason for e in self.store.exchanges() if e.state == "dead")
-            raise PoiseError(
-                f"none of {counts['dead']:,} requests got an answer; most often: {reasons.most_common(1)[0][0]}",
-                where=self.model,
-                do="see to the server, then run it again",
-                exit_code=4,
-            )
-        return counts
+        return ask_all(requests, self.store, self._lanes, name=self.model, budget=self._budget, on_end=on_end)
 
     def labels(self, records: Iterable[QARecord], *, round_: int = 0) -> Iterator[JudgementRecord]:
         """One "label" judgement a record, in order, from the store; `probability` is that of severity 1 or more.

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from poise.annotate.ai.fallback import WhereLogprobs
-from poise.errors import PoiseError
 from poise.guard.others.family import Answer, Family, Question, worst
 from poise.guard.verdict import Item, Verdict, unjudged
 from poise.llm.budget import Budget
 from poise.llm.exchange import ChatRequest
 from poise.llm.limits import Lane
-from poise.llm.runner import Counts, OnEnd, Runner
+from poise.llm.runner import Counts, OnEnd, ask_all
 from poise.llm.store import ReplyStore
 
 LOGPROBS = 5
@@ -72,25 +71,9 @@ class EndpointGuard:
         """Send what the store does not hold, and again what had failed for good.
 
         Raises:
-            PoiseError: the budget is spent before all is asked, nothing got an answer, or what `Runner.run` raises.
-                Replies so far are stored.
+            PoiseError: as `ask_all`.
         """
-        counts = Runner(self.store, self._lanes, budget=self._budget, retry_dead=True).run(requests, on_end)
-        if counts["pending"]:
-            raise PoiseError(
-                f"the budget is spent; {counts['pending']:,} requests are not asked yet",
-                where=self.name,
-                do="run it again with a larger one; replies so far are stored",
-                exit_code=4,
-            )
-        if counts["dead"] and counts["dead"] == counts.total():
-            raise PoiseError(
-                f"none of {counts['dead']:,} requests got an answer",
-                where=self.name,
-                do="see to the server, then run it again",
-                exit_code=4,
-            )
-        return counts
+        return ask_all(requests, self.store, self._lanes, name=self.name, budget=self._budget, on_end=on_end)
 
     def stored(self, item: Item) -> Verdict:
         """The verdict of what the store holds; unjudged where it holds nothing."""
