@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -262,9 +263,12 @@ def test_the_best_engine_is_taken(
 ) -> None:
     monkeypatch.setattr(bench, "TOKENS", (24, 128))
     monkeypatch.setattr(bench, "BATCHES", (1, 2))
-    assert main(["guard", "bench", str(trained), "--rounds", "2"]) == 0
-    said = capsys.readouterr().out
-    assert all(engine in said for engine in ("onnx ", "onnx-int8 ", "torch-bf16 ", "torch-fp32 "))
+    for dtype in (torch.float32, torch.bfloat16):  # of a processor without bfloat16, and of one that has it
+        monkeypatch.setattr("poise.models.precision.frozen_dtype", lambda device, dtype=dtype: dtype)
+        assert main(["guard", "bench", str(trained), "--rounds", "2"]) == 0
+        said = capsys.readouterr().out
+        assert all(engine in said for engine in ("onnx ", "onnx-int8 ", "torch-fp32 "))
+        assert ("torch-bf16 " in said) == (dtype == torch.bfloat16)
     assert main(["guard", "export", str(trained), str(tmp_path / "best"), "--engine", "auto"]) == 0
     told = json.loads((tmp_path / "best" / "guard.json").read_text())
     assert told["engine"] == told["measured"]["best"]["128 tokens, batch 1"]
