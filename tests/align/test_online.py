@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from poise.align.algorithms.reward_shaping import RewardShaping
 from poise.align.engine import ONLINE, PTX, Algorithm, Constraint, LocalLoop, online_roles, train_online
 from poise.align.engine.constraints import ONE
 from poise.align.engine.rollout import Responses, measure, packed, roll_out
+from poise.align.engine.views import shared_passes
 from poise.align.multiplier import FixedMultiplier, LogMultiplier, Multipliers
 from poise.errors import PoiseError
 from poise.models.trunk import Trunk
@@ -156,6 +158,51 @@ def test_two_processes_give_the_history_of_one(model: Path, tmp_path: Path) -> N
             assert first == pytest.approx(one, rel=1e-3, abs=1e-4)
     assert "align step 2: loss of actor is not a number (prompts p-" in (tmp_path / "error 0").read_text()
     assert "align step 2: another process has stopped" in (tmp_path / "error 1").read_text()
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_grpo_asks_the_actor_once_and_learns_the_same(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: bool
+) -> None:
+    """The first pass of an update is that of the policy that acted, in later passes too; PPO has to ask before."""
+    histories = []
+    for asked in (False, True):
+        loop = make(model, "grpo_lagrangian", steps=2, updates_per_rollout=2, rows_per_batch=2, pack=pack)
+        assert not loop.method.takes_old and make(model, "ppo_lagrangian").method.takes_old
+        monkeypatch.setattr(type(loop.method), "takes_old", asked)
+        histories.append(timeless(loop.run(checkpoint=tmp_path / f"{asked}.safetensors")))
+        monkeypatch.undo()
+    for row, other in zip(*histories, strict=True):
+        assert row["kl"] != 0 or row["step"] == 0
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_one_pass_scores_for_roles_with_one_adapter(model: Path, monkeypatch: pytest.MonkeyPatch, pack: bool) -> None:
+    """As a preference model with two heads leaves them: the same adapter in both roles, heads of their own."""
+    loop = make(model, "grpo_lagrangian")
+    assert shared_passes(loop.trunk, ("reward", "cost")) == [["reward"], ["cost"]]
+    head = loop.trunk.heads["cost"].state_dict()
+    body = {name: tensor for name, tensor in loop.trunk.state_of("reward").items() if not name.startswith("head.")}
+    loop.trunk.load_role("cost", body | {f"head.{name}": tensor for name, tensor in head.items()}, saved_as="reward")
+    passes = shared_passes(loop.trunk, ("reward", "cost"))
+    assert passes == [["reward", "cost"]]
+    asked: list[str] = []
+    upper = loop.trunk.upper
+
+    def watched(lower: Tensor, role: str, *packed: Any) -> Tensor:
+        asked.append(role)
+        return upper(lower, role, *packed)
+
+    monkeypatch.setattr(loop.trunk, "upper", watched)
+    batches = rolled(loop, 100)
+    for responses in packed(loop.trunk, batches, 100) if pack else batches:
+        together, apart = (measure(loop.trunk, responses, SCALE, critics=(), passes=p) for p in (passes, ()))
+        assert asked == ["reward", "actor", "reference", "reward", "cost", "actor", "reference"]
+        assert torch.equal(together.experience.reward, apart.experience.reward)
+        assert torch.equal(together.experience.cost, apart.experience.cost)
+        assert not torch.equal(together.experience.cost, together.experience.reward)
+        asked.clear()
 
 
 def rolled(loop: LocalLoop, rows: int) -> list[Responses]:

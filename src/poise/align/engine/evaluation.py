@@ -18,6 +18,7 @@ import torch
 
 from poise.align.engine.constraints import Constraint
 from poise.align.engine.rollout import Responses, Rollout, ScoreScale, measure
+from poise.align.engine.views import shared_passes
 from poise.collect.refusal import refuses
 from poise.data.folders import disk_error
 from poise.data.rows import Sampling, uniform_seed
@@ -202,7 +203,8 @@ def _measured(
     responses = [s.ids + end if s.finished or not s.ids else s.ids for _, s in rows]
     tokens = collate([prompt.ids for prompt, _ in rows], responses, trunk.device)
     alone = torch.arange(len(rows), device=trunk.device)
-    return measure(trunk, Responses(tokens, alone), scale, costs=costs, critics=())
+    passes = shared_passes(trunk, ("reward", *costs))
+    return measure(trunk, Responses(tokens, alone), scale, costs=costs, critics=(), passes=passes)
 
 
 def costs_of(constraints: Sequence[Constraint], samples: Sequence[Sample]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from poise.align.engine.processes import agreed, average_gradients, by_first, mi
 from poise.align.engine.ptx import PTX
 from poise.align.engine.rollout import Rollout, ScoreScale, measure, packed, roll_out
 from poise.align.engine.settings import LoopSettings
-from poise.align.engine.views import log_probs_of, values_of
+from poise.align.engine.views import log_probs_of, shared_passes, values_of
 from poise.align.multiplier import FixedMultiplier, Multiplier, Multipliers
 from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
@@ -75,6 +75,7 @@ class LocalLoop:
         for critic, start in self.method.critics.items():
             trunk.load_role(critic, trunk.state_of(start), saved_as=start)
         self.trained = ("actor", *self.method.critics)
+        self.passes = shared_passes(trunk, ("reward", *self.constraints.roles))
         rates = {"actor": settings.actor_learning_rate}
         self.optimizers = {
             role: torch.optim.AdamW(
@@ -137,8 +138,19 @@ class LocalLoop:
         )
         batches = packed(self.trunk, sampled, s.rows_per_batch) if self.packed else sampled
         rolled = time.perf_counter()
-        roles = {"costs": self.constraints.roles, "critics": tuple(self.method.critics)}
-        rollouts = [measure(self.trunk, responses, self.scale, s.temperature, **roles) for responses in batches]
+        rollouts = [
+            measure(
+                self.trunk,
+                responses,
+                self.scale,
+                s.temperature,
+                costs=self.constraints.roles,
+                critics=tuple(self.method.critics),
+                passes=self.passes,
+                actor=self.method.takes_old,
+            )
+            for responses in batches
+        ]
         odd = [r for r in rollouts if not all(x.isfinite().all() for x in (*r.experience, *chain(*r.further.values())))]
         self._agree("a score or log-probability is not a number", odd, step, names)
         scored = time.perf_counter()
@@ -176,9 +188,11 @@ class LocalLoop:
         )
 
     def update(
-        self, rollouts: Sequence[Rollout], learned: Sequence[Learned], step: int, names: Sequence[str]
+        self, rollouts: list[Rollout], learned: Sequence[Learned], step: int, names: Sequence[str]
     ) -> dict[str, float]:
         """Gradient steps on actor and critics, each over the whole rollout; returns the losses of the last pass.
+
+        Rollouts whose actor was not asked are put in place with what it says in the first pass.
 
         Gradients are summed over batches in proportion to their rows, so the result does not depend on their size.
         """
@@ -188,11 +202,11 @@ class LocalLoop:
             losses, odd = dict.fromkeys(self.trained, 0.0), list[Rollout]()
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad()
-            for rollout, each in zip(rollouts, learned, strict=True):
-                weight = len(rollout.group) / rows
-                for role, loss in self._losses(rollout, each):
+            for at, each in enumerate(learned):
+                weight = len(rollouts[at].group) / rows
+                for role, loss in self._losses(rollouts, at, each):
                     if not math.isfinite(value := float(loss.detach())):
-                        odd.append(rollout)
+                        odd.append(rollouts[at])
                     (weight * loss).backward()  # type: ignore[no-untyped-call]
                     losses[role] += weight * value
             wrong = [role for role, loss in losses.items() if not math.isfinite(loss)]
@@ -205,10 +219,11 @@ class LocalLoop:
                 optimizer.step()
         return {f"loss_{role}": loss for role, loss in losses.items()}
 
-    def _losses(self, rollout: Rollout, learned: Learned) -> Iterator[tuple[str, Tensor]]:
+    def _losses(self, rollouts: list[Rollout], at: int, learned: Learned) -> Iterator[tuple[str, Tensor]]:
         """(role, loss) one after another, so that only one role's graph is alive at a time."""
-        s = self.settings
+        s, rollout = self.settings, rollouts[at]
         log_prob = log_probs_of(self.trunk, rollout.tokens, rollout.lower, "actor", s.temperature)
+        rollout = rollouts[at] = rollout.acted_by(log_prob)
         yield "actor", self.method.actor_loss(log_prob, rollout, learned, s.ratio_clip)
         for critic in self.method.critics:
             value = values_of(self.trunk, rollout.tokens, rollout.lower, critic)

@@ -60,6 +60,14 @@ class Method(Protocol):
         """Roles trained beside the actor, each with the role it starts as a copy of."""
         ...
 
+    @property
+    def takes_old(self) -> bool:
+        """Whether `learned` needs the log-probabilities of the policy that acted (a KL in the reward).
+
+        If not, they are those that the first pass of the update computes anyway, before it moves anything.
+        """
+        ...
+
     def measured(self, cost: Tensor, group: Tensor) -> list[float]:
         """What the multiplier takes: from sequence costs float[N] and groups int64[N]."""
         ...
@@ -75,6 +83,8 @@ class Method(Protocol):
 
 class _Critics:
     """What methods with critics share. Args: algorithm; roles of the cost models."""
+
+    takes_old = True
 
     def __init__(self, algorithm: Any, costs: Sequence[str]) -> None:
         self.algorithm, self.costs = algorithm, tuple(costs)
@@ -147,13 +157,12 @@ class _RePO(_PPOLagrangian):
 
 
 class _Scores(NamedTuple):
-    """Of the N responses of a rollout: reward, costs and kl float[N] each, group int64[N]; multipliers, one a cost."""
+    """Of the N responses of a rollout: reward and costs float[N] each, group int64[N]; multipliers, one a cost."""
 
     reward: Tensor
     costs: list[Tensor]
     group: Tensor
     multipliers: list[float | Tensor]
-    kl: Tensor
 
 
 class _CriticFree(ABC):
@@ -177,17 +186,19 @@ class _CriticFree(ABC):
             [torch.cat([rollout.cost_of(role) for rollout in rollouts]) for role in self.costs],
             group,
             [_joined([weight[role] for weight in weights]) for role in self.costs],
-            _divergence(rollouts),
         )
-        return [Learned(part, {}) for part in torch.split(self._advantage(scores), [len(r.group) for r in rollouts])]
+        advantage = self._advantage(scores, rollouts)
+        return [Learned(part, {}) for part in torch.split(advantage, [len(r.group) for r in rollouts])]
 
     @abstractmethod
-    def _advantage(self, scores: _Scores) -> Tensor:
+    def _advantage(self, scores: _Scores, rollouts: Sequence[Rollout]) -> Tensor:
         """float[N]."""
 
 
 class _GRPOLagrangian(_CriticFree):
-    def _advantage(self, scores: _Scores) -> Tensor:
+    takes_old = False
+
+    def _advantage(self, scores: _Scores, rollouts: Sequence[Rollout]) -> Tensor:
         advantage: Tensor = self.algorithm.advantage(scores.reward, scores.costs, scores.group, scores.multipliers)
         return advantage
 
@@ -200,13 +211,15 @@ class _GRPOLagrangian(_CriticFree):
 class _RLOOLagrangian(_CriticFree):
     """The scale of a component is that of the whole rollout, so processes exchange their scores first."""
 
-    def _advantage(self, scores: _Scores) -> Tensor:
-        reward, costs, group, multipliers, kl = scores
+    takes_old = True
+
+    def _advantage(self, scores: _Scores, rollouts: Sequence[Rollout]) -> Tensor:
+        reward, costs, group, multipliers = scores
         numbers = int(max(gathered([float(group.max())]))) + 1
         mine = slice(start := sum(_counts(group)[: world().rank]), start + len(group))
         everyone = _everyone(reward), [_everyone(c) for c in costs], _everyone(group + world().rank * numbers)
         lambdas = [_everyone(m) if isinstance(m, Tensor) else m for m in multipliers]
-        advantage: Tensor = self.algorithm.advantage(*everyone, lambdas, _everyone(kl))
+        advantage: Tensor = self.algorithm.advantage(*everyone, lambdas, _everyone(_divergence(rollouts)))
         return advantage[mine]
 
     def actor_loss(self, log_prob: Tensor, rollout: Rollout, learned: Learned, clip: float) -> Tensor:

@@ -18,7 +18,7 @@ from poise.align.engine.views import (
     lower_of,
     mask_of,
     pack_responses,
-    score_of,
+    scores_of,
     values_of,
     with_end,
 )
@@ -85,6 +85,13 @@ class Rollout(NamedTuple):
     lower: Tensor
     experience: Experience
     further: dict[str, FurtherCost] = {}  # noqa: RUF012 -- never written to
+
+    def acted_by(self, log_prob: Tensor) -> Rollout:
+        """Itself; or, where the actor was not asked, with these log-probabilities as those of the policy that acted."""
+        e = self.experience
+        if e.log_prob.shape == e.mask.shape:
+            return self
+        return self._replace(experience=e._replace(log_prob=log_prob.detach()))
 
     def cost_of(self, role: str) -> Tensor:
         """Sequence scores float[B] of a cost model, higher is worse."""
@@ -169,6 +176,8 @@ def measure(
     *,
     costs: Sequence[str] = ("cost",),
     critics: Sequence[str] = ("reward_critic", "cost_critic"),
+    passes: Sequence[Sequence[str]] = (),
+    actor: bool = True,
 ) -> Rollout:
     """Score responses with the reward and cost models and the critics; log-probabilities of actor and reference.
 
@@ -178,29 +187,31 @@ def measure(
     Args:
         costs: roles of the cost models, "cost" first.
         critics: roles of the critics that the method has; none is run that is not named.
+        passes: of reward and cost models, see `shared_passes`; each has one of its own if nothing is said.
+        actor: ask it for log-probabilities; else they are float[B, 0] until `Rollout.acted_by`.
     """
     tokens, ended = responses.tokens, responses.tokens
     if isinstance(tokens, Tokens):
         ended = with_end(tokens, trunk.tokenizer.eos_token_id)
         tokens = tokens._replace(ids=ended.ids)
     lower = lower_of(trunk, ended)
-    reward, *scores = (score_of(trunk, ended, lower, role) for role in ("reward", *costs))
+    scores = {
+        role: score
+        for roles in passes or [[role] for role in ("reward", *costs)]
+        for role, score in zip(roles, scores_of(trunk, ended, lower, roles), strict=True)
+    }
     values = {role: values_of(trunk, tokens, lower, role) for role in critics}
-    none = reward.new_zeros(len(reward), 0)
-    log_prob, reference_log_prob = (
-        log_probs_of(trunk, tokens, lower, role, temperature) for role in ("actor", REFERENCE)
-    )
+    none = scores["reward"].new_zeros(len(scores["reward"]), 0)
     experience = Experience(
-        reward=scale.reward(reward),
-        cost=scale.cost(scores[0]),
-        log_prob=log_prob,
-        reference_log_prob=reference_log_prob,
+        reward=scale.reward(scores["reward"]),
+        cost=scale.cost(scores[costs[0]]),
+        log_prob=log_probs_of(trunk, tokens, lower, "actor", temperature) if actor else none,
+        reference_log_prob=log_probs_of(trunk, tokens, lower, REFERENCE, temperature),
         value_reward=values.get("reward_critic", none),
         value_cost=values.get("cost_critic", none),
         mask=mask_of(tokens),
     )
     further = {
-        role: FurtherCost(scale.cost(score, role), values.get(f"{role}_critic", none))
-        for role, score in zip(costs[1:], scores[1:], strict=True)
+        role: FurtherCost(scale.cost(scores[role], role), values.get(f"{role}_critic", none)) for role in costs[1:]
     }
     return Rollout(tokens, responses.group, lower, experience, further)

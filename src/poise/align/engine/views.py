@@ -118,11 +118,35 @@ def values_of(trunk: Trunk, view: View, lower: Tensor, role: str) -> Tensor:
     return values_before(trunk, trunk.upper(lower, role), role)
 
 
-def score_of(trunk: Trunk, view: View, lower: Tensor, role: str) -> Tensor:
-    """Score of a role at the end of each response, float32[B]; a right-padded view has its ends appended."""
+def scores_of(trunk: Trunk, view: View, lower: Tensor, roles: Sequence[str]) -> list[Tensor]:
+    """Score of each role at the end of each response, float32[B]; a right-padded view has its ends appended.
+
+    Args:
+        roles: with the same adapter, which runs once.
+    """
     if isinstance(view, PackedResponses):
-        return packed_scores(trunk, view.packed, trunk.upper(lower, role, view.packed), role)
-    return trunk.score(lower, view.length, role)
+        hidden = trunk.upper(lower, roles[0], view.packed)
+        return [packed_scores(trunk, view.packed, hidden, role) for role in roles]
+    last = last_kept(trunk.upper(lower, roles[0]), view.length)[:, None]
+    return [trunk.values(last, role)[:, 0] for role in roles]
+
+
+def shared_passes(trunk: Trunk, roles: Sequence[str]) -> list[list[str]]:
+    """The roles in order, those together that have the same adapter (a preference model with two heads)."""
+    passes: list[tuple[dict[str, Tensor], list[str]]] = []
+    for role in roles:
+        named = trunk.state_of(role).items()
+        body = {name.replace(f".{role}.", "."): tensor for name, tensor in named if not name.startswith("head.")}
+        known = next((together for other, together in passes if _equal(body, other)), None)
+        if known is None:
+            passes.append((body, [role]))
+        else:
+            known.append(role)
+    return [together for _, together in passes]
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def values_before(trunk: Trunk, hidden: Tensor, role: str) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from poise.align.engine.processes import by_first, shared_out, total
 from poise.align.engine.rollout import ScoreScale
+from poise.align.engine.views import scores_of, shared_passes
 from poise.align.train.batches import by_length
 from poise.align.train.data import TextPair
 from poise.errors import PoiseError
@@ -129,13 +130,14 @@ def score_pairs(
         tokenize(trunk, template["system"], pair.prompt, response, template["max_prompt_tokens"], limit)
         for pair, response in texts
     ]
-    out = torch.zeros(2, len(rows))
+    passes, out = shared_passes(trunk, ROLES), torch.zeros(2, len(rows))
     groups = by_length([len(prompt) + len(response) for prompt, response in rows])
     for chosen in shared_out(groups, on_rows):
         tokens = collate([rows[at][0] for at in chosen], [rows[at][1] for at in chosen], trunk.device)
         lower = trunk.lower(tokens.ids)
-        for number, role in enumerate(ROLES):
-            out[number, chosen] = trunk.score(lower, tokens.length, role).cpu()
+        for roles in passes:
+            for role, score in zip(roles, scores_of(trunk, tokens, lower, roles), strict=True):
+                out[ROLES.index(role), chosen] = score.cpu()
     out = torch.tensor(total(out.flatten().tolist())).reshape(out.shape)
     if not bool(out.isfinite().all()):
         odd = int((~out.isfinite()).any(0).nonzero()[0, 0])
