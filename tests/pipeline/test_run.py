@@ -152,7 +152,8 @@ def test_a_killed_run_continues_with_its_parts(recipe_file: Path, number: int, c
     pause.touch()
     out = recipe_file.parent.parent / "out"
     script = (
-        "import sys; import poise.cli.run as r; from toy_stages import STAGES; r.STAGES = STAGES;"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a script's & ignores it
+        "import poise.cli.run as r; from toy_stages import STAGES; r.STAGES = STAGES;"
         f"from poise.cli.main import main; sys.exit(main(['run', {str(recipe_file)!r}, '--out', {str(out)!r}]))"
     )
     paths = [str(Path(poise.__file__).parents[1]), str(Path(toy_stages.__file__).parent)]
