@@ -256,6 +256,11 @@ def test_a_column_of_another_type_names_column_and_file(tmp_path: Path) -> None:
 def test_a_damaged_file_and_an_empty_folder_say_so(tmp_path: Path) -> None:
     with pytest.raises(PoiseError, match="no such folder"):
         open_tables(tmp_path / "none")
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(
+        PoiseError, match=r"is a file; tables are a folder \(make them of it: poise data read .*rows.jsonl --out DIR"
+    ):
+        open_tables(tmp_path / "rows.jsonl")
     with pytest.raises(PoiseError, match="no data/<unit>"):
         open_tables(tmp_path)
     (tmp_path / "data" / "qa").mkdir(parents=True)

@@ -155,6 +155,9 @@ def open_tables(folder: Path) -> Tables:
     Raises:
         PoiseError: no such folder, or it holds no unit of ours.
     """
+    if folder.is_file():
+        what, do = "is a file; tables are a folder", f"make them of it: poise data read {folder} --out DIR"
+        raise PoiseError(what, where=str(folder), do=do)
     if not folder.is_dir():
         raise PoiseError("no such folder", where=str(folder), do="name a folder that `poise data read` has written")
     files = {unit: tuple(sorted((folder / "data" / unit).glob("*.parquet"))) for unit in UNITS}
