@@ -170,7 +170,7 @@ def _said(error: ValidationError) -> str:
         "minItems": "must not be empty",
         "minLength": "must not be empty",
         "minProperties": "must not be empty",
-        "maxItems": f"has more than {wanted} entries",
+        "maxItems": f"has more than {wanted} entries" if wanted else "must be empty: there are none here",
         "maxLength": f"has more than {wanted} characters",
         "enum": f"must be one of {wanted}",
         "const": f"must be {wanted!r}",
