@@ -112,7 +112,8 @@ def test_litellm_is_told_to_block(shared: Shared) -> None:
         answer = shared[1].post(LITELLM, json={"texts": ["fine", text], "input_type": "request"})
         assert answer.status_code == 503
     assert shared[1].post(LITELLM, json={"texts": ["a"], "images": ["b"], "input_type": "request"}).status_code == 400
-    assert shared[1].post(LITELLM, json={"texts": [], "input_type": "request"}).status_code == 400
+    for nothing in ([], [""], [" ", "\n"]):
+        assert shared[1].post(LITELLM, json={"texts": nothing, "input_type": "request"}).status_code == 400
 
 
 def test_litellm_responses_are_judged_with_their_question_and_tools_are_not_missed(shared: Shared) -> None:
@@ -125,6 +126,9 @@ def test_litellm_responses_are_judged_with_their_question_and_tools_are_not_miss
     assert shared[0].seen[-1] == ("wh y", "because")
     call = {"function": {"name": "mail", "arguments": '{"text": "bad Economic Crime"}'}}
     assert post(shared, LITELLM, {"tool_calls": [call], "input_type": "response"})["action"] == "BLOCKED"
+    bare = {"function": {"name": "ping", "arguments": ""}}
+    assert post(shared, LITELLM, {"texts": [" \n"], "tool_calls": [bare], "input_type": "response"})["action"] == "NONE"
+    assert shared[0].seen[-1] == ("{}", None)
 
 
 def test_litellm_blocks_from_the_operators_level_on() -> None:

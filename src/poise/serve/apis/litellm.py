@@ -48,8 +48,9 @@ def request_schema(limits: Limits) -> Schema:
 
 
 def _read(body: Any, _: Mapping[str, str], about: About) -> Asked:
-    calls = [call["function"]["arguments"] for call in body.get("tool_calls") or []]
-    texts = [text for text in (*body.get("texts", ()), *calls) if text]
+    arguments = [call["function"]["arguments"] for call in body.get("tool_calls") or []]
+    calls = [text if text.strip() else "{}" for text in arguments]  # of a tool without parameters some models say ""
+    texts = [*(text for text in body.get("texts", ()) if text.strip()), *calls]
     prompt = _prompt(body.get("structured_messages") or [], about.limits) if body["input_type"] == "response" else None
     return Asked([(text, None) if prompt is None else (prompt, text) for text in texts], {"pair": prompt is not None})
 
