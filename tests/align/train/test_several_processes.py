@@ -58,6 +58,19 @@ with joined() as here:
 process alone."""
 
 
+THREADS = """
+import importlib
+from pathlib import Path
+import torch
+from poise.align.engine.processes import joined, total
+with joined() as here:
+    importlib.import_module("torch.distributed.nn.functional")  # as what comes with a model does
+    assert total([1.0]) == [2.0]
+names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+assert not [name for name in names if "gloo" in name], names
+"""
+
+
 def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
 
@@ -70,6 +83,12 @@ def near(one: Path, two: Path) -> bool:
 
 def write(recipe: Recipe, file: Path) -> None:
     file.write_text(json.dumps(recipe.sections()), encoding="utf-8")  # JSON is YAML
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at threads as Linux shows them")
+def test_no_thread_of_the_group_is_left_to_die_with_the_interpreter() -> None:
+    """It would abort one exit in some tens, after all work was done."""
+    assert launched(THREADS, []) == [(0, "", "")] * 2
 
 
 def test_two_processes_of_the_command_make_the_run_of_one(make_recipe: Make, tmp_path: Path) -> None:

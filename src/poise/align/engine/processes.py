@@ -12,6 +12,7 @@ gradients are weighted by what each process's loss is a mean over, so the split 
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,9 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(_number("LOCAL_RANK", str(rank)))
+    # Its functions take the group of the moment they are imported as their default and keep it. Imported later, as PEFT
+    # and Transformers do, they hold the group past its end, and its threads die with the interpreter: an abort.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         distributed.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError) as error:
