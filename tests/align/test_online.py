@@ -165,13 +165,16 @@ def test_grpo_asks_the_actor_once_and_learns_the_same(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: bool
 ) -> None:
     """The first pass of an update is that of the policy that acted, in later passes too; PPO has to ask before."""
-    histories = []
+    histories, times = [], []
     for asked in (False, True):
         loop = make(model, "grpo_lagrangian", steps=2, updates_per_rollout=2, rows_per_batch=2, pack=pack)
         assert not loop.method.takes_old and make(model, "ppo_lagrangian").method.takes_old
+        roles = watch_roles(loop, monkeypatch)
         monkeypatch.setattr(type(loop.method), "takes_old", asked)
         histories.append(timeless(loop.run(checkpoint=tmp_path / f"{asked}.safetensors")))
+        times.append(roles.count("actor"))
         monkeypatch.undo()
+    assert times[0] > 0 and times[1] == 1.5 * times[0]  # two passes of the update, and one before
     for row, other in zip(*histories, strict=True):
         assert row["kl"] != 0 or row["step"] == 0
         assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
@@ -187,6 +190,18 @@ def test_one_pass_scores_for_roles_with_one_adapter(model: Path, monkeypatch: py
     loop.trunk.load_role("cost", body | {f"head.{name}": tensor for name, tensor in head.items()}, saved_as="reward")
     passes = shared_passes(loop.trunk, ("reward", "cost"))
     assert passes == [["reward", "cost"]]
+    batches, asked = rolled(loop, 100), watch_roles(loop, monkeypatch)
+    for responses in packed(loop.trunk, batches, 100) if pack else batches:
+        together, apart = (measure(loop.trunk, responses, SCALE, critics=(), passes=p) for p in (passes, ()))
+        assert asked == ["reward", "actor", "reference", "reward", "cost", "actor", "reference"]
+        assert torch.equal(together.experience.reward, apart.experience.reward)
+        assert torch.equal(together.experience.cost, apart.experience.cost)
+        assert not torch.equal(together.experience.cost, together.experience.reward)
+        asked.clear()
+
+
+def watch_roles(loop: LocalLoop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gets the role of each pass through the trunk's adapters from now on."""
     asked: list[str] = []
     upper = loop.trunk.upper
 
@@ -195,14 +210,7 @@ def test_one_pass_scores_for_roles_with_one_adapter(model: Path, monkeypatch: py
         return upper(lower, role, *packed)
 
     monkeypatch.setattr(loop.trunk, "upper", watched)
-    batches = rolled(loop, 100)
-    for responses in packed(loop.trunk, batches, 100) if pack else batches:
-        together, apart = (measure(loop.trunk, responses, SCALE, critics=(), passes=p) for p in (passes, ()))
-        assert asked == ["reward", "actor", "reference", "reward", "cost", "actor", "reference"]
-        assert torch.equal(together.experience.reward, apart.experience.reward)
-        assert torch.equal(together.experience.cost, apart.experience.cost)
-        assert not torch.equal(together.experience.cost, together.experience.reward)
-        asked.clear()
+    return asked
 
 
 def rolled(loop: LocalLoop, rows: int) -> list[Responses]:

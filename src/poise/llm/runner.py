@@ -51,7 +51,15 @@ def ask_all(
         PoiseError: the budget is spent before all is asked, nothing got an answer, or what `Runner.run` raises.
             Replies so far are stored.
     """
-    counts = Runner(store, lanes, budget=budget, retry_dead=True).run(requests, on_end)
+    reasons: Counter[str | None] = Counter()
+
+    def ended(request: ChatRequest, exchange: Exchange) -> None:
+        if exchange.state == "dead":
+            reasons[exchange.reason] += 1
+        if on_end is not None:
+            on_end(request, exchange)
+
+    counts = Runner(store, lanes, budget=budget, retry_dead=True).run(requests, ended)
     if counts["pending"]:
         raise PoiseError(
             f"the budget is spent; {counts['pending']:,} requests are not asked yet",
@@ -60,7 +68,6 @@ def ask_all(
             exit_code=4,
         )
     if counts["dead"] and counts["dead"] == counts.total():
-        reasons = Counter(exchange.reason for exchange in store.exchanges() if exchange.state == "dead")
         raise PoiseError(
             f"none of {counts['dead']:,} requests got an answer; most often: {reasons.most_common(1)[0][0]}",
             where=name,

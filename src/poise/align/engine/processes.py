@@ -74,8 +74,8 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(_number("LOCAL_RANK", str(rank)))
-    # Its functions take the group of the moment they are imported as their default and keep it. Imported later, as PEFT
-    # and Transformers do, they hold the group past its end, and its threads die with the interpreter: an abort.
+    # Its functions take the group of the moment they are imported as their default and keep it. Imported later, as
+    # Transformers does with a model, they hold the group past its end, and its threads abort the interpreter's exit.
     importlib.import_module("torch.distributed.nn.functional")
     try:
         distributed.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size, timeout=patience)
