@@ -20,6 +20,7 @@ from poise.llm.exchange import ChatRequest, EndpointError, Reply, Shape
 from poise.llm.http_client import HttpClient
 from poise.llm.limits import Limits
 from poise.llm.remote import RemoteEndpoint
+from poise.llm.store import ReplyStore
 
 
 @pytest.fixture
@@ -118,6 +119,21 @@ def test_not_one_answer_is_an_error_not_an_empty_list_of_texts() -> None:
     with pytest.raises(PoiseError, match=r"none of 2 requests got an answer; most often: too-long") as caught:
         RemoteEndpoint([Echo()], "m").complete(["too-long"] * 2, [Sampling(seed=n) for n in range(2)])
     assert caught.value.exit_code == 4
+
+
+def test_the_reason_of_no_answer_is_that_of_these_requests(tmp_path: Path) -> None:
+    """Not what failed more often for another model of the same store."""
+
+    class Full(Echo):
+        async def send(self, request: ChatRequest, shape: Shape = "text") -> Reply:
+            raise EndpointError("too-long", "all full")
+
+    with ReplyStore(tmp_path / "replies.sqlite") as store:
+        with pytest.raises(PoiseError, match="none of 3 requests got an answer; most often: too-long: as asked"):
+            samples = [Sampling(seed=n) for n in range(3)]
+            RemoteEndpoint([Echo()], "first", store=store).complete(["too-long"] * 3, samples)
+        with pytest.raises(PoiseError, match="none of 1 requests got an answer; most often: too-long: all full"):
+            RemoteEndpoint([Full()], "second", store=store).complete(["hello"], [Sampling()])
 
 
 def test_as_many_samplings_as_texts_are_needed() -> None:
