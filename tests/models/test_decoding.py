@@ -97,3 +97,23 @@ def test_states_are_those_of_growing_rows(make_trunk: MakeTrunk) -> None:
 def test_on_a_cpu_rows_grow(make_trunk: MakeTrunk) -> None:
     trunk = make_trunk("actor")
     assert isinstance(steps_for(trunk, roomy_cache(trunk.model.config), torch.ones(1, 2).long(), 3), GrowingSteps)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records a CUDA graph, and there is no GPU here")
+def test_a_step_that_cannot_be_recorded_runs_each_time_and_the_gpu_still_draws() -> None:
+    count = torch.zeros(4, device="cuda")
+
+    def waits() -> Tensor:
+        count.add_(1)
+        return count * 2 if count.sum().item() > 0 else count  # `item` waits for the GPU
+
+    torch.manual_seed(3)
+    wanted = torch.rand(2, device="cuda")
+    torch.manual_seed(3)
+    again, out = decoding.cuda_graph(waits)
+    again()
+    assert count.tolist() == [2.0] * 4 and out.tolist() == [4.0] * 4
+    assert torch.equal(torch.rand(2, device="cuda"), wanted)
+    again, out = decoding.cuda_graph(lambda: count.add_(1) * 2)
+    again()
+    assert out.tolist() == [count[0].item() * 2] * 4

@@ -175,11 +175,19 @@ def cuda_graph(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor
     with torch.cuda.stream(beside):  # libraries set up what they must not while recording
         out = step()
     here.wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
+    graph, random = torch.cuda.CUDAGraph(), torch.cuda.get_rng_state()
     try:
         with torch.cuda.graph(graph):
             recorded = step()
     except RuntimeError:
         torch.cuda.synchronize()
+        _draw_on_from(random)
         return lambda: out.copy_(step()), out
     return graph.replay, recorded
+
+
+def _draw_on_from(state: Tensor) -> None:
+    """Give the GPU a new generator behind its old name: one that a failed recording holds can't draw any more."""
+    fresh = torch.Generator("cuda")
+    fresh.set_state(state)
+    torch.cuda.default_generators[torch.cuda.current_device()].graphsafe_set_state(fresh.graphsafe_get_state())

@@ -14,7 +14,7 @@ from poise.data.records import PartialLabel as Label
 from poise.data.tables import TableWriter, open_tables
 from poise.guard.calibration import levels_of
 from poise.guard.fit.calibration import level_cuts
-from poise.guard.fit.enrich import QUOTES, REFUSALS, disguised, enrich
+from poise.guard.fit.enrich import QUOTES, REFUSALS, disguised, enrich, evened
 from poise.guard.fit.loss import pair_loss
 from poise.guard.fit.model import GuardModel
 from poise.guard.fit.plan import DataPlan, SetUse, TrainingPlan
@@ -145,3 +145,13 @@ def test_levels_are_called_as_often_as_they_are_true() -> None:
     target[:, 1:] = NAN
     assert level_cuts(at_least, target) == (0.5, 0.5)
     assert len(CATEGORIES) == 19
+
+
+def test_a_set_of_n_rows_weighs_n_to_the_power() -> None:
+    rows = [row(source="large", weight=2.0) for _ in range(100)] + [row(source="small") for _ in range(4)]
+    rows += [row(source="small", part=part) for part in ("calibration", "test")]
+    found = evened(rows, 0.5)
+    total = {s: sum(r.weight for r in found if r.source == s and r.part == "train") for s in ("large", "small")}
+    assert total == {"large": pytest.approx(2 * 10), "small": pytest.approx(2)}
+    assert [r.weight for r in found if r.part != "train"] == [1.0, 1.0]
+    assert evened(rows, 1.0) == rows

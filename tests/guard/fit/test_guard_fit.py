@@ -208,7 +208,7 @@ def test_fit_learns_and_goes_on_after_a_stop(
         row((float(i % 2),) * 3, prompt=f"question {i}", response="bad bad bad" if i % 2 else "good good good")
         for i in range(48)
     ]
-    plan = TrainingPlan(epochs=8, batch_size=8, learning_rate=3e-3, head_learning_rate=1e-2)
+    plan = TrainingPlan(epochs=8, batch_size=8, learning_rate=3e-3, head_learning_rate=1e-2, averaged=0.9)
     whole = GuardModel(tiny_encoder, max_length=32, seed=3)
     losses = fit(whole, rows, plan, 0)
     assert sum(losses[-4:]) < 0.6 * sum(losses[:4])
@@ -225,8 +225,26 @@ def test_fit_learns_and_goes_on_after_a_stop(
         fit(GuardModel(tiny_encoder, max_length=32, seed=3), rows, plan, 0, checkpoint=path, on_step=stop)
     resumed = GuardModel(tiny_encoder, max_length=32, seed=3)
     assert fit(resumed, rows, plan, 0, checkpoint=path) == pytest.approx(losses, rel=1e-4)
+    for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):  # the mean goes on as well
+        assert torch.allclose(mine, other, rtol=1e-3, atol=1e-5)
     with pytest.raises(PoiseError, match="no row"):
         fit(resumed, [], plan, 0)
+
+
+def test_the_mean_of_the_last_steps(tiny_encoder: Path) -> None:
+    rows = [row((float(i % 2),) * 3, prompt=f"question {i}") for i in range(24)]
+    kept: list[torch.Tensor] = []
+
+    def trained(averaged: float) -> torch.Tensor:
+        guard = GuardModel(tiny_encoder, max_length=32, seed=3)
+        kept.clear()
+        plan = TrainingPlan(epochs=2, batch_size=4, averaged=averaged)
+        fit(guard, rows, plan, 0, on_step=lambda *_: kept.append(guard.heads.severity.weight.detach().clone()))
+        return guard.heads.severity.weight.detach()
+
+    assert torch.equal(trained(0.0), kept[-1])
+    assert torch.allclose(trained(0.5), torch.stack(kept[6:]).mean(0), atol=1e-7)
+    assert not torch.allclose(kept[-1], torch.stack(kept[6:]).mean(0), atol=1e-7)
 
 
 def test_from_sets_to_a_guard(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """What training rows get beyond their source: likely severities, refusals that name the harm, harmless requests that
-quote it, and disguised texts.
+quote it, disguised texts, and weights by which no large set drowns the small ones.
 
 All of it is drawn by hash, touches training and calibration rows only, and never a row that is measured.
 """
@@ -7,6 +7,7 @@ All of it is drawn by hash, touches training and calibration rows only, and neve
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
@@ -55,6 +56,13 @@ def enrich(rows: Sequence[Row], plan: DataPlan, seed: int) -> list[Row]:
     asked = [row for row in rows if row.part == "train" and row.response is None and row.at_least[0] == 1.0]
     refused = [_refusal(row, seed) for row in asked if _is_chosen(row, "refused", plan.refusals, seed)]
     return [*found, *refused, *(_quotation(row, seed) for row in asked if _is_chosen(row, "quoted", plan.quoted, seed))]
+
+
+def evened(rows: Sequence[Row], power: float) -> list[Row]:
+    """The rows, those that train weighted so that a set of n of them counts as n^power (Conneau et al. 2020, 3.1)."""
+    size = Counter(row.source for row in rows if row.part == "train")
+    share = {source: n ** (power - 1) for source, n in size.items()}
+    return [row._replace(weight=row.weight * share[row.source]) if row.part == "train" else row for row in rows]
 
 
 def _graded(row: Row) -> Row:

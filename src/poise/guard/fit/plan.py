@@ -49,6 +49,7 @@ class DataPlan(_Part):
     refusals: float = Field(0.3, ge=0, le=1, description="share of harmful training prompts that get a written refusal")
     quoted: float = Field(0.0, ge=0, le=1, description="share of them that a harmless request quotes (counter-speech)")
     answered: AnswerPlan | None = Field(None, description="answers that a model writes; none by default")
+    set_power: float = Field(1.0, ge=0, le=1, description="a set of n training rows weighs n to this power in the loss")
 
     @model_validator(mode="after")
     def _answered_sets_are_trained_on(self) -> Self:
@@ -82,4 +83,5 @@ class TrainingPlan(_Part):
     pair_weight: float = Field(0.5, ge=0, description="of the loss of pairs, of which only the safer one is known")
     smoothing: float = Field(0.02, ge=0, lt=0.5, description="of hard labels")
     disguised: float = Field(0.15, ge=0, le=1, description="share of training texts that are obfuscated")
+    averaged: float = Field(0.0, ge=0, lt=1, description="share of the steps, the last, whose weights are averaged")
     false_positive_rate: float = Field(0.05, gt=0, lt=1, description="of harmless calibration rows, for thresholds")

@@ -25,7 +25,7 @@ from poise.errors import PoiseError
 from poise.guard.calibration import Calibration, levels_of, probabilities
 from poise.guard.fit.answers import answered
 from poise.guard.fit.calibration import calibrate, level_cuts, thresholds
-from poise.guard.fit.enrich import enrich
+from poise.guard.fit.enrich import enrich, evened
 from poise.guard.fit.measure import category_table, set_table, severity_table, tfidf_scores
 from poise.guard.fit.model import GuardLogits, GuardModel
 from poise.guard.fit.plan import DataPlan, ModelPlan, TrainingPlan
@@ -110,7 +110,7 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
 
 
 def plan_rows(plan: Plan, tables: Tables, replies: Path, watch: Watch = _SILENT) -> list[Row]:
-    """All rows of the plan's sets, and what it adds to those that train.
+    """All rows of the plan's sets, and what it adds to those that train, with their weights.
 
     Args:
         tables: from `prepare`.
@@ -123,7 +123,7 @@ def plan_rows(plan: Plan, tables: Tables, replies: Path, watch: Watch = _SILENT)
     if plan.data.answered is not None:
         watch.note("writing answers to plain requests")
         rows = answered(rows, plan.data.answered, plan.seed, replies, on_rows=watch.answered)
-    return enrich(rows, plan.data, plan.seed)
+    return evened(enrich(rows, plan.data, plan.seed), plan.data.set_power)
 
 
 class Fitted(NamedTuple):

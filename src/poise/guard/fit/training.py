@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from poise.data import uniform_seed
 from poise.errors import PoiseError
@@ -33,6 +34,8 @@ def fit(
 ) -> list[float]:
     """Train on the rows; returns the loss of each step.
 
+    With `plan.averaged` the guard ends as the mean of its weights after each of the last steps (Izmailov et al. 2018).
+
     Args:
         checkpoint: file to go on from and to write to.
         on_step: hears (steps done, all steps, loss).
@@ -54,10 +57,13 @@ def fit(
     ]
     optimizer = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_linear(step, len(order)))
+    moving = nn.ParameterList(p for p in guard.parameters() if p.requires_grad)
+    average = AveragedModel(moving if plan.averaged else nn.ParameterList())
     losses: list[float] = []
     if checkpoint is not None and (state := load_state(checkpoint)) is not None:
         guard.load_state_dict(state["guard"])
         load_optimizer(optimizer, state["optimizer"])
+        average.load_state_dict(state["average"])
         schedule.last_epoch, losses = state["schedule"], state["losses"]
     for step in range(len(losses), len(order)):
         guard.train()
@@ -68,13 +74,19 @@ def fit(
         torch.nn.utils.clip_grad_norm_(guard.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if step >= len(order) * (1 - plan.averaged):
+            average.update_parameters(moving)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             raise PoiseError(f"the loss of step {step + 1} is {losses[-1]}", do="lower the learning rates", exit_code=4)
         on_step(step + 1, len(order), losses[-1])
         if checkpoint is not None and (step + 1) % CHECKPOINT_EVERY == 0:
             state = {"guard": guard.state_dict(), "optimizer": optimizer_state(optimizer), "losses": losses}
-            save_state(checkpoint, {**state, "schedule": schedule.last_epoch})
+            save_state(checkpoint, {**state, "average": average.state_dict(), "schedule": schedule.last_epoch})
+    if average.n_averaged:
+        with torch.no_grad():
+            for last, mean in zip(moving, average.module.parameters(), strict=True):
+                last.copy_(mean)
     guard.eval()
     return losses
 
