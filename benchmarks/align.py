@@ -43,6 +43,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -271,6 +272,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rows < 8 * args.times:
         parser.error(f"--times {args.times} needs --rows {8 * args.times} or more")
+    if shutil.which(args.trl) is None:
+        parser.error(f"--trl {args.trl}: no such program; make an environment with trl and peft")
     with tempfile.TemporaryDirectory() as folder:
         smol = args.tokenizer or resolve("smollm2-135m-instruct")
         models = {"smol": str(smol)}

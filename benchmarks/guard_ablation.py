@@ -52,17 +52,19 @@ SOURCES = {
     "ordinary answers": ("tulu_human_eval", "pandalm_human"),
     "PKU family": ("beavertails_test", "saferlhf_qa4k", "saferlhf_qa2k", "pku_saferlhf_pairs"),
 }  # fmt: skip
-LOSS = {
+LOSS: dict[str, dict[str, Any]] = {
     "asymmetric loss (focus 0)": {"focus": 0.0},
     "loss of pairs": {"pair_weight": 0.0},
     "category loss": {"category_weight": 0.0},
     "label smoothing": {"smoothing": 0.0},
     "disguised texts": {"disguised": 0.0},
+    "mean of the last weights": {"averaged": 0.0},
 }
 DATA: dict[str, dict[str, Any]] = {
     "severity odds": {"severity_prior": False},
     "written refusals": {"refusals": 0.0},
     "written answers": {"answered": None},
+    "small sets count for more": {"set_power": 1.0},
 }
 ADDED: dict[str, dict[str, Any]] = {"(with quoted harm)": {"quoted": 0.3}}
 
@@ -76,12 +78,11 @@ def variants(whole: Plan, each_source: bool) -> Iterator[tuple[str, Plan]]:
         if set(sets) & set(trained):
             kept = {key: use for key, use in whole.data.sets.items() if key not in sets or use.use == "test"}
             yield name, whole._replace(data=whole.data.model_copy(update={"sets": kept, **unanswered(whole, sets)}))
-    for name, change in LOSS.items():
-        yield name, whole._replace(training=whole.training.model_copy(update=change))
-    for name, change in {**DATA, **ADDED}.items():
-        if all(getattr(whole.data, key) == value for key, value in change.items()):
-            continue  # the plan is so already
-        yield name, whole._replace(data=whole.data.model_copy(update=change))
+    for part, changes in (("training", LOSS), ("data", {**DATA, **ADDED})):
+        own = getattr(whole, part)
+        for name, change in changes.items():
+            if any(getattr(own, key) != value for key, value in change.items()):  # else the plan is so already
+                yield name, whole._replace(**{part: own.model_copy(update=change)})
 
 
 def unanswered(plan: Plan, sets: Sequence[str]) -> dict[str, Any]:
