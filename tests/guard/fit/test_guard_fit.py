@@ -276,6 +276,17 @@ def test_from_sets_to_a_guard(tiny_encoder: Path, tmp_path: Path) -> None:
     assert measured["rows"]["train"] and measured["rows"]["calibration"] and measured["rows"]["test"]
     assert measured["severity"]["guard"] and "tfidf_auroc" in measured["sets"][0]
     assert json.loads((out / "metrics.json").read_text())["threshold"] == measured["threshold"]
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\npipeline_tag: text-classification\n") and "\n# tested\n" in card
+    assert (
+        f"| `mine` | CC-BY-NC-4.0 | {measured['sources']['mine']} |" in card and f"{measured['threshold']:.3f}" in card
+    )
+    for entry in measured["sets"]:
+        assert (
+            f"| `{entry['set']}` | answers | {measured['sources'][entry['set']]} | {entry['n']} | {entry['auroc']:.3f}"
+            in card
+        )
+    assert f"| guard | {measured['severity']['guard']['macro_f1']:.3f} |" in card
     assert not (tmp_path / ".guard.work").exists() and notes[0] == "reading seeds"
     _, told = GuardModel.load(out)
     assert len(told["thresholds"]["categories"]) == 19 and told["plan"]["name"] == "tested"

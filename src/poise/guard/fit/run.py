@@ -2,6 +2,7 @@
 
     <out>/    trunk or adapters, tokenizer, heads.safetensors, guard.json (settings, calibration, thresholds)
     <out>/metrics.json    what it can do on test rows, set by set, beside TF-IDF
+    <out>/README.md       the same for people: a model card
     <out>/held_out.json   ids of those of our seed prompts that it learnt nothing of, where the plan has the seeds
 
 While it works, `.<name>.work` beside it holds the tables and the last checkpoint; a killed run goes on from there.
@@ -25,6 +26,7 @@ from poise.errors import PoiseError
 from poise.guard.calibration import Calibration, levels_of, probabilities
 from poise.guard.fit.answers import answered
 from poise.guard.fit.calibration import calibrate, level_cuts, thresholds
+from poise.guard.fit.card import guard_card
 from poise.guard.fit.enrich import enrich, evened
 from poise.guard.fit.measure import category_table, set_table, severity_table, tfidf_scores
 from poise.guard.fit.model import GuardLogits, GuardModel
@@ -242,6 +244,8 @@ def _save(
     try:
         model.save(parts, {"encoder": plan.model.encoder, **fitted.to_json(), "plan": plan.to_json()})
         write_json(parts / "metrics.json", measured)
+        settings = json.loads((parts / "guard.json").read_text(encoding="utf-8"))
+        (parts / "README.md").write_text(guard_card(settings, measured), encoding="utf-8", newline="\n")
         if SEEDS in plan.data.sets:
             write_json(parts / HELD_OUT, [row.id for row in load_seeds().prompts if row.prompt not in learnt])
         parts.rename(out)
