@@ -1,6 +1,6 @@
 """The guard of a finished run beside TF-IDF with logistic regression, on the same rows and the same split.
 
-    poise run recipes/real-pairs.yaml --set sources.path=DIR
+    POISE_DATA=DIR poise run recipes/real-pairs.yaml
     python benchmarks/guard_tfidf.py runs/real-pairs
 
 Prints AUROC of "unsafe" on the test prompts of each source: the guard's from its own `metrics.json`, the peer trained

@@ -202,7 +202,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else find(name))
     assert main(["guard", "serve", "nowhere"]) == 3
-    assert "uvicorn is not installed (pip install 'poise[serve]')" in capsys.readouterr().err
+    assert "uvicorn is not installed (pip install -e '.[serve]')" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def serve(
             import uvicorn
         except ModuleNotFoundError as error:
             raise PoiseError(
-                "the workbench needs uvicorn", where="serve", do="pip install 'poise[serve]'", exit_code=3
+                "the workbench needs uvicorn", where="serve", do="pip install -e '.[serve]'", exit_code=3
             ) from error
         if host not in ("127.0.0.1", "::1", "localhost") and not https:
             typer.echo(f"{host} is open to others without HTTPS; put a proxy before it and add --https", err=True)

@@ -21,7 +21,7 @@ def need_extra() -> None:
 
     if missing := [name for name in ("starlette", "uvicorn", "prometheus_client") if find_spec(name) is None]:
         raise PoiseError(
-            f"{missing[0]} is not installed", where="poise guard serve", do="pip install 'poise[serve]'", exit_code=3
+            f"{missing[0]} is not installed", where="poise guard serve", do="pip install -e '.[serve]'", exit_code=3
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("starlette", reason="the workbench needs starlette: pip install 'poise[workbench]'")
+pytest.importorskip("starlette", reason="the workbench needs starlette: pip install -e '.[serve]'")
 
 from poise.annotate.store import AnnotationStore, OverlapPolicy, import_tables
 from poise.annotate.workbench import Settings

@@ -186,5 +186,5 @@ def _absent(package: str, error: ImportError) -> PoiseError:
     return PoiseError(
         f"the package {package} can't be imported ({error})",
         where="sinks",
-        do=f"pip install 'poise[{package}]', or leave it out",
+        do=f"pip install -e '.[{package}]', or leave it out",
     )

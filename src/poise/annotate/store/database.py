@@ -158,7 +158,7 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
         return sa.create_engine(url)
     except ModuleNotFoundError as error:
         raise PoiseError(
-            "PostgreSQL needs psycopg", where=url.render_as_string(), do="pip install 'poise[postgres]'", exit_code=3
+            "PostgreSQL needs psycopg", where=url.render_as_string(), do="pip install -e '.[postgres]'", exit_code=3
         ) from error
 
 

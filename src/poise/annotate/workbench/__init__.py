@@ -52,6 +52,6 @@ def create_app(store: AnnotationStore, settings: Settings | None = None) -> Star
         if str(error.name).split(".")[0] not in ("starlette", "python_multipart"):
             raise
         raise PoiseError(
-            "the workbench needs Starlette and uvicorn", where="serve", do="pip install 'poise[serve]'", exit_code=3
+            "the workbench needs Starlette and uvicorn", where="serve", do="pip install -e '.[serve]'", exit_code=3
         ) from error
     return build(store, settings or Settings())

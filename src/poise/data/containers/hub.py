@@ -53,7 +53,7 @@ def _fetcher(name: str, revision: str) -> Callable[[Sequence[str]], Path]:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise PoiseError("huggingface_hub is not installed", where=name, do='pip install "poise[datasets]"') from error
+        raise PoiseError("huggingface_hub is not installed", where=name, do='pip install -e ".[datasets]"') from error
 
     def fetch(patterns: Sequence[str]) -> Path:
         try:

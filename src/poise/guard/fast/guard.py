@@ -117,7 +117,7 @@ def session(network: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise PoiseError("an exported guard needs ONNX Runtime", do='pip install "poise[onnx]"', exit_code=3) from error
+        raise PoiseError("an exported guard needs ONNX Runtime", do='pip install -e ".[onnx]"', exit_code=3) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

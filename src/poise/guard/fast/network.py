@@ -214,6 +214,4 @@ def _need_onnx() -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise PoiseError(
-            "exporting needs onnx and ONNX Runtime", do='pip install "poise[onnx]"', exit_code=3
-        ) from error
+        raise PoiseError("exporting needs onnx and ONNX Runtime", do='pip install -e ".[onnx]"', exit_code=3) from error
