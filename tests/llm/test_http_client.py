@@ -130,6 +130,12 @@ def test_a_stream_gives_the_same_reply_as_a_whole_answer(complete: bool, logprob
     assert same == {name: getattr(streamed, name) for name in same}
 
 
+def test_the_halves_of_a_character_are_joined() -> None:
+    """An emoji is two UTF-16 halves; a stream may part them, and a server may lose one."""
+    events = stream(chunk({"content": "a\ud83d"}), chunk({"content": "\ude00b\ud83d"}, "stop"), "[DONE]")
+    assert send_canned(events, stream=True).text == "a\U0001f600b\ufffd"
+
+
 def test_logprobs_of_llama_cpp_completions_have_the_shape_of_a_chat() -> None:
     token = {"id": 1, "token": " a", "bytes": [32, 97], "logprob": -0.5, "top_logprobs": []}
     tops = [{"token": "�", "logprob": -1.0}, {"token": "�", "logprob": -2.0}]
@@ -377,6 +383,7 @@ def test_errors_in_the_words_of_real_servers(status: int, body: Any, kind: str) 
         (plain(200, {"choices": [{"message": None, "finish_reason": None}]}), "server", "shape"),
         (plain(200, {"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]}), "server", "shape"),
         (plain(200, {"choices": "none"}), "server", "JSON"),
+        (plain(200, '{"model": NaN, "choices": []}'), "server", "JSON"),
         (plain(200, {"choices": [{"message": {}, "logprobs": {"content": [{}]}}]}), "server", "JSON"),
         (plain(200, {"error": {"message": "upstream failed"}}), "server", "upstream failed"),
         (plain(200, {"error": {"message": "slow down", "code": 429}}, "Retry-After: 3"), "rate-limited", "too many"),

@@ -177,6 +177,56 @@ def test_memory_does_not_grow_with_the_number_of_requests(store: ReplyStore) -> 
     assert most <= 11
 
 
+def test_a_budget_that_ends_at_a_probe_ends_the_run(store: ReplyStore) -> None:
+    """A server that refuses without a hint is probed; the probe that no budget is left for must not block the lane."""
+
+    class Full(Scripted):
+        async def send(self, request: ChatRequest, shape: Shape = "text") -> Reply:
+            if self.sent.total() >= 4:
+                self.sent["refused"] += 1
+                raise EndpointError("rate-limited", "too many")
+            return await super().send(request, shape)
+
+    async def run() -> Counter[str]:
+        budget = Budget(requests=8)
+        async with asyncio.timeout(20):
+            return await Runner(store, [Lane(Full(echo))], budget=budget).run_async(ask(n) for n in range(30))
+
+    counts = asyncio.run(run())
+    assert counts["done"] == 4 and counts["pending"] == 26
+
+
+def test_a_slow_server_without_a_fault_is_waited_for(store: ReplyStore) -> None:
+    class Slow(Scripted):
+        async def send(self, request: ChatRequest, shape: Shape = "text") -> Reply:
+            await asyncio.sleep(1.5)
+            return await super().send(request, shape)
+
+    runner = Runner(store, [Lane(Slow(echo), Limits(max_concurrency=1))], give_up_s=0.2)
+    assert runner.run(ask(n) for n in range(2)) == {"done": 2}
+
+
+def test_lanes_that_can_do_different_things_share_a_ladder(store: ReplyStore) -> None:
+    late = asyncio.Event()
+
+    class Able(Scripted):
+        async def send(self, request: ChatRequest, shape: Shape = "text") -> Reply:
+            await late.wait()
+            return await super().send(request, shape)
+
+    class Plain(Scripted):
+        async def send(self, request: ChatRequest, shape: Shape = "text") -> Reply:
+            if shape == "text":
+                late.set()
+            return await super().send(request, shape)
+
+    def plain(request: ChatRequest, shape: Shape, number: int) -> Answer:
+        return Reply('{"n": 1}', "stop") if shape == "text" else "unsupported"
+
+    lanes = [Lane(Able(lambda *_: Reply('{"n": 2}', "stop")), Limits(max_concurrency=1)), Lane(Plain(plain), Limits(1))]
+    assert Runner(store, lanes).run([ask(n, schema=SCHEMA) for n in range(6)]) == {"done": 6}
+
+
 def test_a_budget_stops_cleanly(store: ReplyStore) -> None:
     client = Scripted(echo)
     counts = Runner(store, [Lane(client)], budget=Budget(requests=10)).run(ask(n) for n in range(30))

@@ -19,7 +19,7 @@ from poise.llm.exchange import ChatRequest, EndpointError, Reply, Shape
 from poise.llm.http_faults import Asked, error_in, fault_of
 from poise.llm.http_line import HttpLine, checked_address
 from poise.llm.keys import Key
-from poise.llm.wire import load_json
+from poise.llm.wire import load_json, whole_text
 
 _MOST_BYTES = 1 << 20
 
@@ -87,5 +87,8 @@ class JsonClient:
         model = told.get("model")
         latency = time.perf_counter() - started
         return Reply(
-            canonical_json(told), "stop", latency_s=latency, served_model=model if isinstance(model, str) else ""
+            canonical_json(told),
+            "stop",
+            latency_s=latency,
+            served_model=whole_text([model]) if isinstance(model, str) else "",
         )

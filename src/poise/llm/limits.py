@@ -124,6 +124,12 @@ class Lane:
         if self._interval:  # a start that came late may be made up for by one interval, not by more
             self._next_start = max(self._next_start, now - self._interval) + self._interval
 
+    def withdraw(self, started: float) -> None:
+        """A request that was to be sent at `started` is not sent after all."""
+        self.in_flight -= 1
+        if self._burst is not None and started >= self._burst.refused_at:
+            self._probe_out = False
+
     def succeed(self, now: float, started: float | None = None) -> None:
         """A reply came to a request that was sent at `started`."""
         self.in_flight -= 1
@@ -143,10 +149,8 @@ class Lane:
 
     def fail(self, error: EndpointError, now: float, started: float | None = None) -> None:
         """A fault came in place of a reply to a request that was sent at `started`."""
-        self.in_flight -= 1
         started = now if started is None else started
-        if self._burst is not None and started >= self._burst.refused_at:
-            self._probe_out = False
+        self.withdraw(started)
         if error.kind in ("rate-limited", "overloaded"):
             if started >= self._refused_at:  # of several refusals of one burst the first one teaches
                 if self._burst is None:

@@ -107,7 +107,7 @@ class Runner:
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
         self._spent = False
-        self._alive_since = 0.0
+        self._alive_since = self._last_fault = 0.0
 
     def run(self, requests: Iterable[ChatRequest], on_end: OnEnd | None = None) -> Counts:
         """Send what is missing and return when everything has ended or the budget is spent.
@@ -220,7 +220,7 @@ class Runner:
     async def _send(self, lane: Lane, started: float, request: ChatRequest, shape: Shape) -> Reply:
         ticket = self.budget.reserve(request)
         if ticket is None:
-            lane.in_flight -= 1
+            lane.withdraw(started)
             self._spent = True
             self._changed.set()
             raise _BudgetSpent
@@ -229,7 +229,8 @@ class Runner:
             reply = await lane.client.send(request, shape)
             lane.succeed(time.monotonic(), started)
         except EndpointError as error:
-            lane.fail(error, time.monotonic(), started)
+            self._last_fault = time.monotonic()
+            lane.fail(error, self._last_fault, started)
             raise
         finally:
             self.budget.settle(ticket, request, reply)
@@ -261,7 +262,7 @@ class Runner:
                     exit_code=3,
                 )
         last = max([self._alive_since, *(lane.last_success or 0.0 for lane in self.lanes)])
-        if now - last > self.give_up_s and not self._spent:
+        if now - last > self.give_up_s and self._last_fault > last and not self._spent:
             raise PoiseError(
                 f"no reply for {self.give_up_s:.0f} s",
                 where=", ".join(lane.client.alias for lane in self.lanes),

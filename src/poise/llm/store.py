@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -80,7 +80,7 @@ def outcome(request: ChatRequest, reply: Reply, error: str | None) -> tuple[Stat
 
 
 class ReplyStore:
-    """The file of replies; open it with `with`. One writing process at a time.
+    """The file of replies; open it with `with`. One writing process at a time, and in it one thread at a time.
 
     Raises:
         PoiseError: the file is no store or of another version, or another process writes to it.
@@ -101,7 +101,7 @@ class ReplyStore:
             ) from error
         try:
             self._texts: set[str] = set()
-            self._db = sqlite3.connect(self.path, isolation_level=None)
+            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=normal")
             self._db.executescript(_TABLES)
@@ -148,9 +148,12 @@ class ReplyStore:
             exchange.reason,
         )
         marks = ", ".join("?" * len(row))
+        self._write("delete from exchanges where identity = ? and state = 'dead'", [exchange.identity])
+        self._write(f"insert or ignore into exchanges values ({marks})", row)
+
+    def _write(self, sql: str, values: Sequence[Any]) -> None:
         try:
-            self._db.execute("delete from exchanges where identity = ? and state = 'dead'", [exchange.identity])
-            self._db.execute(f"insert or ignore into exchanges values ({marks})", row)
+            self._db.execute(sql, values)
         except sqlite3.OperationalError as error:
             raise PoiseError(
                 f"cannot be written ({error})", where=str(self.path), do="free some space and run it again", exit_code=3
@@ -166,7 +169,7 @@ class ReplyStore:
                 continue
             digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
             if digest not in self._texts:
-                self._db.execute("insert or ignore into texts values (?, ?)", [digest, content])
+                self._write("insert or ignore into texts values (?, ?)", [digest, content])
                 self._texts.add(digest)
             messages.append((role, {"sha256": digest}))
         return told | {"messages": messages}
@@ -188,8 +191,12 @@ class ReplyStore:
         return text
 
     def fault(self, identity: str, lane: str, kind: str, reason: str) -> None:
-        """Commit a failed attempt."""
-        self._db.execute("insert into faults values (?, ?, ?, ?)", [identity, lane, kind, reason])
+        """Commit a failed attempt.
+
+        Raises:
+            PoiseError: the disk is full (exit code 3).
+        """
+        self._write("insert into faults values (?, ?, ?, ?)", [identity, lane, kind, reason])
 
     def faults(self) -> dict[tuple[str, str], int]:
         """(lane, kind) -> failed attempts, the most frequent first."""

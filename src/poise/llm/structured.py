@@ -66,8 +66,8 @@ class Ladder:
                 if error.kind != "unsupported" or shape == LADDER[-1]:
                     raise  # what no rung can do (logprobs, prefill) is not the ladder's business: it forgets nothing
             else:
-                while self.shapes[0] != shape:  # only a rung that held shows that those above it can't
-                    self.shapes.pop(0)
+                if shape in self.shapes:  # only a rung that held shows that those above it can't
+                    del self.shapes[: self.shapes.index(shape)]
                 return shape, reply
         raise AssertionError("the last rung either replies or raises")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from poise.data.rows import uniform_seed
@@ -79,9 +79,18 @@ def load_json(raw: bytes | str) -> Any:
     No exception, because it would hold the text, which may quote a prompt or a key.
     """
     try:
-        return json.loads(raw)
+        return json.loads(raw, parse_constant=_refused)
     except (ValueError, RecursionError):
         return None
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def whole_text(texts: Sequence[str]) -> str:
+    """The texts as one; the halves of a character that came apart are joined, one without the other is replaced."""
+    return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Answer:
@@ -131,14 +140,14 @@ class Answer:
         # some servers say which filter it was behind the word
         finish = "content_filter" if self._finish.startswith("content_filter") else self._finish
         return Reply(
-            "".join(self._texts),
+            whole_text(self._texts),
             finish,
             prompt_tokens=prompt if isinstance(prompt, int) else None,
             completion_tokens=completion if isinstance(completion, int) else None,
             latency_s=latency_s,
-            served_model=self._model,
+            served_model=whole_text([self._model]),
             logprobs=tuple(self._logprobs) or None,
-            refusal="".join(self._refusals) or None,
+            refusal=whole_text(self._refusals) or None,
             shape=shape,
         )
 
