@@ -90,6 +90,32 @@ def test_rows_teach_what_their_source_knows(tmp_path: Path) -> None:
     assert sum(r.part == "train" for r in thin) == 2 and sum(r.part == "test" for r in thin) == 1
 
 
+def test_people_vote_by_their_latest_round_and_models_do_not(tmp_path: Path) -> None:
+    """Of three people two changed to safe: 1 of 3 says unsafe, which no P(severity >= 2, 3) may exceed."""
+    graded = PartialLabel(safe=False, categories=(S6,), severity=2)
+    alone, voted, level = (
+        QARecord(prompt=prompt, response="r", label=label, dataset="x", split="train")
+        for prompt, label in (("By hand", graded), ("Of three people", graded), ("No level", PartialLabel(safe=False)))
+    )
+    with TableWriter(tmp_path / "t", {"name": "t"}) as writer:
+        for record in (alone, voted, level):
+            writer.add(record)
+            asked = {"item": record.item, "responses": (record.item,), "value": True}
+            for question, rater, kind in (("safe", "m1", "model"), ("safe", "m2", "model"), ("refusal", "m1", "model")):
+                writer.add(
+                    JudgementRecord.model_validate(asked | {"question": question, "rater": rater, "rater_kind": kind})
+                )
+            votes = (("p1", False, 0), ("p2", True, 1), ("p2", False, 0), ("p3", False, 0), ("p3", True, 1))
+            for rater, safe, round_ in () if record is alone else votes:
+                told = {"question": "safe", "rater": rater, "rater_kind": "person", "value": safe, "round": round_}
+                writer.add(JudgementRecord.model_validate(asked | told))
+    plan = DataPlan(sets={"x": SetUse()}, calibration_share=1e-9)
+    found = {r.prompt: r for r in rows_of(open_tables(tmp_path / "t"), plan, 0)}
+    assert found["By hand"].at_least == (1.0, 1.0, 0.0) and math.isnan(found["By hand"].refusal)
+    assert found["Of three people"].at_least == (1 / 3, 1 / 3, 0.0)
+    assert found["No level"].at_least[0] == 1 / 3 and all(map(math.isnan, found["No level"].at_least[1:]))
+
+
 def test_the_asymmetric_loss_by_hand() -> None:
     """At logit 0, p = 1/2: a presence costs log 2; an absence p^focus log 2, which is log 2 / 4 for focus 2."""
     logits, target = torch.zeros(3), torch.tensor([1.0, 0.0, NAN])

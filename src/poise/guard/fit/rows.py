@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from poise.data import Judgement, QARow, load_seeds, uniform_seed
 from poise.data.adapters.registry import format_of
@@ -135,15 +135,27 @@ def _apart(rows: list[Row]) -> list[Row]:
 
 
 def _votes(tables: Tables) -> tuple[dict[str, tuple[int, int]], dict[str, float]]:
-    """Item -> (raters who call it unsafe, raters); item -> share of raters who call it a refusal."""
-    unsafe: dict[str, list[bool]] = defaultdict(list)
-    refused: dict[str, list[bool]] = defaultdict(list)
+    """Item -> (votes for unsafe, votes); item -> share of votes for a refusal.
+
+    People vote, and so do imported answers, each rater by the latest round; models and rules don't.
+    """
+    latest: dict[tuple[str, str, str], tuple[int, list[Any]]] = {}
     for record in tables["judgements"].records() if "judgements" in tables else ():
         assert isinstance(record, JudgementRecord)
-        if record.question == "safe" and isinstance(record.value, bool):
-            unsafe[record.item].append(not record.value)
-        elif record.question == "refusal" and isinstance(record.value, bool):
-            refused[record.item].append(record.value)
+        if record.question in ("safe", "refusal") and record.rater_kind in ("person", "import"):
+            round_, values = latest.setdefault((record.question, record.item, record.rater), (record.round, []))
+            if record.round > round_:
+                latest[record.question, record.item, record.rater] = (record.round, [record.value])
+            elif record.round == round_:
+                values.append(record.value)
+    unsafe: dict[str, list[bool]] = defaultdict(list)
+    refused: dict[str, list[bool]] = defaultdict(list)
+    for (question, item, _), (_, values) in latest.items():
+        told = [value for value in values if isinstance(value, bool)]
+        if told and question == "safe":
+            unsafe[item] += [not value for value in told]
+        elif told:
+            refused[item] += told
     shares = {item: sum(told) / len(told) for item, told in refused.items()}
     return {item: (sum(told), len(told)) for item, told in unsafe.items()}, shares
 
@@ -179,7 +191,8 @@ def _rows(
         harmless = use.harmless and response is not None and label == UNKNOWN
         categories, at_least = _targets(PartialLabel(safe=True) if harmless else label)
         if item is not None and (counted := votes.get(item)) is not None and counted[1] > 1:
-            at_least = (counted[0] / counted[1], *at_least[1:])
+            share = counted[0] / counted[1]
+            at_least = (share, min(at_least[1], share), min(at_least[2], share))  # min of NaN first is NaN
         refusal = refusals.get(item, NAN) if item is not None else NAN
         if not all(map(math.isnan, (*categories, *at_least, refusal))):
             yield Row(prompt, response, name, part, categories, at_least, refusal, use.weight)
