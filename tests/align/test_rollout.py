@@ -45,6 +45,24 @@ def test_rollout_ends_responses_that_ended_and_sorts_by_length(make_roles: Calla
         assert end not in row[at:-1]
 
 
+def test_a_response_keeps_the_end_token_that_was_sampled_and_is_scored_at_the_tokenizers(
+    make_roles: Callable[[], Trunk],
+) -> None:
+    """Reward and cost models have learnt to judge at the tokenizer's end token."""
+    trunk = make_roles()
+    own, free = trunk.tokenizer.eos_token_id, texts(rolled(trunk, PROMPTS))
+    end = next(row[at + 1] for row, at in free if len(row) - at > 2)
+    trunk.model.generation_config.eos_token_id = [own, end]
+    batches = rolled(trunk, PROMPTS)
+    stopped = [(row, at) for row, at in texts(batches) if row[-1] == end]
+    assert stopped and all(end not in row[at:-1] for row, at in texts(batches))
+    row, at = stopped[0]
+    mine = measure(trunk, alone(collate([row[:at]], [row[at:]], CPU)), ScoreScale()).experience
+    ended = measure(trunk, alone(collate([row[:at]], [[*row[at:], own]], CPU)), ScoreScale()).experience
+    torch.testing.assert_close(mine.reward, ended.reward)
+    assert int(mine.mask.sum()) == len(row) - at and int(ended.mask.sum()) == len(row) - at + 1
+
+
 def test_a_rollout_does_not_depend_on_order_or_batch(make_roles: Callable[[], Trunk]) -> None:
     trunk = make_roles()
     first = sorted(texts(rolled(trunk, PROMPTS)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from poise.collect.quality import garbled
 from poise.data.rows import Sampling
 from poise.llm import Completion
-from poise.models.generate import Request, Sampled, batches, chat_ids, generate, pick
+from poise.models.generate import Request, Sampled, batches, chat_ids, end_tokens, generate, pick
 from poise.models.local import LocalEndpoint
 from poise.models.trunk import REFERENCE, Trunk
 
@@ -102,10 +102,29 @@ def test_the_end_token_ends_a_row_and_is_not_written(trunk: Trunk) -> None:
     trunk.tokenizer.eos_token = trunk.tokenizer.convert_ids_to_tokens(end)
     for before, after in zip(free, generate(trunk, rows), strict=True):
         if end in before.ids:
-            assert after == Sampled(before.ids[: before.ids.index(end)], True)
+            assert after == Sampled(before.ids[: before.ids.index(end)], True, end=end)
         else:
             assert after.ids[: len(before.ids)] == before.ids
     assert generate(trunk, rows)[0].finished
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_end_token_of_the_generation_config_ends_a_row_too(trunk: Trunk, several: bool) -> None:
+    """As after fine-tuning a base model whose template ends a turn with another token than the tokenizer's."""
+    rows, own = requests(6, longest=8), trunk.tokenizer.eos_token_id
+    free = generate(trunk, rows)
+    end = free[0].ids[3]
+    trunk.model.generation_config.eos_token_id = [own, end] if several else end
+    assert end_tokens(trunk) == [own, end]
+    for before, after in zip(free, generate(trunk, rows), strict=True):
+        if end in before.ids:
+            at = before.ids.index(end)
+            assert after == Sampled(before.ids[:at], True, end=end) and after.whole == before.ids[: at + 1]
+        else:
+            assert after == before
+    assert free[0].end in (None, own)
+    trunk.model.generation_config.eos_token_id = None
+    assert generate(trunk, rows) == free
 
 
 def positions(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:

@@ -35,11 +35,18 @@ class Sampled(NamedTuple):
     Args:
         finished: false when the length limit or the end of the context cut it, and when there is a reason.
         reason: why nothing was sampled: "too-long" (the prompt fills the model's context) or "empty-prompt".
+        end: the end token that was sampled, None where it was cut.
     """
 
     ids: list[int]
     finished: bool
     reason: str | None = None
+    end: int | None = None
+
+    @property
+    def whole(self) -> list[int]:
+        """The response with the end token that was sampled."""
+        return self.ids if self.end is None else [*self.ids, self.end]
 
 
 def chat_ids(trunk: Trunk, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -47,6 +54,16 @@ def chat_ids(trunk: Trunk, messages: Sequence[dict[str, str]]) -> list[int]:
     encoded = trunk.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
     ids: list[int] = list(encoded["input_ids"])
     return ids
+
+
+def end_tokens(trunk: Trunk) -> list[int]:
+    """Token ids that end a response: the tokenizer's own first, then those that the model's generation config names.
+
+    A model fine-tuned from a base model ends its turns with the template's token, which is not always the tokenizer's.
+    """
+    own: int = trunk.tokenizer.eos_token_id
+    named = getattr(trunk.model.generation_config, "eos_token_id", None)
+    return [*dict.fromkeys([own, *(named if isinstance(named, list) else [] if named is None else [named])])]
 
 
 def generate(
@@ -134,7 +151,8 @@ def _prefill(trunk: Trunk, prompts: Sequence[Sequence[int]], cache: Any) -> tupl
 
 def _decode(trunk: Trunk, rows: Sequence[tuple[Request, int]]) -> list[Sampled]:
     """Continue the rows (request, most new tokens) together; each distinct prompt is computed once."""
-    device, end = trunk.device, trunk.tokenizer.eos_token_id
+    device, ends = trunk.device, end_tokens(trunk)
+    stops = torch.tensor(ends, device=device)
     numbers: dict[tuple[int, ...], int] = {}
     prompt_of = torch.tensor([numbers.setdefault(tuple(r.prompt), len(numbers)) for r, _ in rows], device=device)
     limits = torch.tensor([limit for _, limit in rows], device=device)
@@ -143,7 +161,7 @@ def _decode(trunk: Trunk, rows: Sequence[tuple[Request, int]]) -> list[Sampled]:
     temperature = torch.tensor([r.sampling.temperature for r, _ in rows], device=device)
     top_p = torch.tensor([r.sampling.top_p for r, _ in rows], device=device)
     alive = torch.arange(len(rows), device=device)
-    written = torch.full((len(rows), steps), end, device=device)
+    written = torch.full((len(rows), steps), ends[0], device=device)
     cache = roomy_cache(trunk.model.config)
     hidden, mask = _prefill(trunk, list(numbers), cache)
     cache.batch_select_indices(prompt_of)
@@ -153,18 +171,19 @@ def _decode(trunk: Trunk, rows: Sequence[tuple[Request, int]]) -> list[Sampled]:
         logits = trunk.model.get_output_embeddings()(hidden)
         token = pick(logits.float(), uniform[alive, step], temperature[alive], top_p[alive])
         written[alive, step] = token
-        keep = keep & (token != end) & (step + 1 < limits[alive])
+        keep = keep & ~torch.isin(token, stops) & (step + 1 < limits[alive])
         going = int(keep.sum())
         if not going:
             break
         if going < len(keep) and (order := decoding.leave(keep)) is not None:
             alive, token, keep = alive[order], token[order], keep[order]
         hidden = decoding.next(token)
-    return [_sampled(ids[:limit], end) for ids, (_, limit) in zip(written.tolist(), rows, strict=True)]
+    return [_sampled(ids[:limit], ends) for ids, (_, limit) in zip(written.tolist(), rows, strict=True)]
 
 
-def _sampled(ids: list[int], end: int) -> Sampled:
-    return Sampled(ids[: ids.index(end)], True) if end in ids else Sampled(ids, False)
+def _sampled(ids: list[int], ends: Sequence[int]) -> Sampled:
+    at = next((place for place, token in enumerate(ids) if token in ends), None)
+    return Sampled(ids, False) if at is None else Sampled(ids[:at], True, end=ids[at])
 
 
 def _uniform(sampling: Sampling, steps: int) -> Tensor:

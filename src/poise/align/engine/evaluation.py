@@ -199,9 +199,7 @@ def _measured(
     trunk: Trunk, rows: Sequence[tuple[EvalPrompt, Sampled]], scale: ScoreScale, costs: Sequence[str]
 ) -> Rollout:
     """Scores and log-probabilities at temperature 1, the end token counted where the response ended."""
-    end = [trunk.tokenizer.eos_token_id]
-    responses = [s.ids + end if s.finished or not s.ids else s.ids for _, s in rows]
-    tokens = collate([prompt.ids for prompt, _ in rows], responses, trunk.device)
+    tokens = collate([prompt.ids for prompt, _ in rows], [s.whole for _, s in rows], trunk.device)
     alone = torch.arange(len(rows), device=trunk.device)
     passes = shared_passes(trunk, ("reward", *costs))
     return measure(trunk, Responses(tokens, alone), scale, costs=costs, critics=(), passes=passes)

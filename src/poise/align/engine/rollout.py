@@ -131,8 +131,7 @@ def roll_out(
         requests.append(Request(ids, Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=chance)))
     sampled = generate(trunk, requests, role="actor")
     _check(prompts, sampled, step)
-    end = [trunk.tokenizer.eos_token_id]
-    responses = [s.ids + end if s.finished or not s.ids else s.ids for s in sampled]
+    responses = [s.whole for s in sampled]
     numbers = {name: i for i, (name, _) in enumerate(prompts)}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]) + len(responses[i]))
     out = []
