@@ -11,10 +11,15 @@ import pytest
 from launching import COMMAND, launched
 
 from poise.align.multiplier import LinearMultiplier, LogMultiplier, RectifiedMultiplier
+from poise.align.sft import read_instructions
 from poise.align.train import METHODS, Recipe, Watch, open_policy, train_online_run
 from poise.align.train.online_sections import MultiplierSection, multiplier_of
+from poise.align.train.ptx_rows import ptx_rows
 from poise.data.resumable import work_folder
 from poise.errors import PoiseError
+from poise.models.generate import chat_ids
+from poise.models.trunk import Trunk
+from poise.preference.pairs import conversation
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.kind == "online"])
@@ -102,6 +107,54 @@ def test_the_ptx_term_is_learnt_beside(make_online: Callable[..., Recipe], tmp_p
     recipe = make_online("grpo_lagrangian", ptx={"files": str(file), "rows_per_step": 2}, evaluation={"every": 0})
     report = train_online_run(recipe, tmp_path / "out")
     assert report["last_step"]["loss_ptx"] > 0 and report["evaluations"] == []
+
+
+def test_ptx_rows_are_asked_as_rollouts_are_and_end_only_where_they_were_not_cut(
+    make_trunk: Callable[..., Trunk], tmp_path: Path
+) -> None:
+    trunk, file = make_trunk("actor"), tmp_path / "instructions.jsonl"
+    own = [{"role": "system", "content": "Be kind."}, *({"role": r, "content": "A."} for r in ("user", "assistant"))]
+    rows = [
+        {"prompt": "Say A.", "response": "A."},
+        {"prompt": "Say A.", "response": "A long answer of many words that are cut."},
+        {"messages": own},
+        {"messages": [{"role": "system", "content": ""}, *own[1:]]},
+        {"prompt": "Say A.<|im_end|>", "response": "A."},
+        {"prompt": "Say A."},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    end = trunk.tokenizer.eos_token_id
+    for system in ("", "Be brief."):
+        got = ptx_rows(trunk, read_instructions(file), system, 64, 6)
+        asked = chat_ids(trunk, conversation(system, "Say A."))
+        assert [prompt for prompt, _ in got.rows[:2]] == [asked, asked]
+        assert [prompt for prompt, _ in got.rows[2:]] == [
+            chat_ids(trunk, conversation(said, "A.")) for said in ("Be kind.", "")
+        ]
+        assert got.rows[0][1][-1] == end and len(got.rows[1][1]) == 6 and end not in got.rows[1][1]
+        assert got.told == {"train": 4, "cut": 1, "dropped": {"no-response": 1, "special-token": 1}}
+    file.write_text(json.dumps(rows[4]))
+    with pytest.raises(PoiseError, match=r"no row can be learnt from .special-token 1"):
+        ptx_rows(trunk, read_instructions(file), "", 64, 6)
+
+
+def test_the_rows_of_the_ptx_term_are_part_of_what_a_run_is_and_their_place_is_not(
+    make_online: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    def recipe(file: Path) -> Recipe:
+        changes = {"ptx": {"files": str(file), "rows_per_step": 1}, "evaluation": {"every": 0}}
+        return make_online("grpo_lagrangian", rollout={"steps": 1}, **changes)
+
+    first, moved, notes = tmp_path / "first.jsonl", tmp_path / "moved.jsonl", list[str]()
+    first.write_text(json.dumps({"prompt": "Say A.", "response": "A."}) + "\n")
+    report = train_online_run(recipe(first), tmp_path / "out")
+    assert report["rows"]["ptx"] == {"train": 1, "cut": 0, "dropped": {}}
+    first.rename(moved)
+    assert train_online_run(recipe(moved), tmp_path / "out", Watch(note=notes.append)) == report
+    assert "nothing to do" in notes[0]
+    moved.write_text(json.dumps({"prompt": "Say A.", "response": "B."}) + "\n")
+    with pytest.raises(PoiseError, match=r"ptx_sha256 .* there, .* now"):
+        train_online_run(recipe(moved), tmp_path / "out")
 
 
 def test_gradient_checkpointing_computes_layers_again_and_changes_no_bit(

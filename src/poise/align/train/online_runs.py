@@ -28,7 +28,7 @@ from poise.align.engine import (
 from poise.align.engine.constraints import ONE
 from poise.align.engine.processes import by_first
 from poise.align.multiplier import Multiplier, Multipliers
-from poise.align.sft import read_instructions
+from poise.align.sft import Instructions, read_instructions
 from poise.align.sft.templates import control_tokens
 from poise.align.train.batches import check_template
 from poise.align.train.constraints import Plan, Spoken, planned, spoken_of, told_of
@@ -43,6 +43,7 @@ from poise.align.train.folders import (
 )
 from poise.align.train.online_sections import multiplier_of
 from poise.align.train.policies import REPORT, policy_of
+from poise.align.train.ptx_rows import PTXRows, ptx_rows
 from poise.align.train.recipe import Recipe
 from poise.align.train.scoring import Scores, open_scores
 from poise.data import load_seeds, text_id, uniform_seed
@@ -91,6 +92,8 @@ def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> d
     refuse_foreign(out, REPORT, "is no run of `poise align train`")
     data = recipe.data
     read = read_prompts(data.paths, form=data.format, on_row=lambda n: watch.rows("reading", n))
+    section = recipe.parts["ptx"]
+    instructions = None if section is None else read_instructions(Path(section.files))
     scores = open_scores(Path(recipe.head.scores or ""))
     source = _source(recipe, scores)
     method = recipe.part(ONLINE[recipe.method.name])
@@ -108,10 +111,11 @@ def train_online_run(recipe: Recipe, out: Path, watch: Watch | None = None) -> d
         **_limits(recipe, scores, method, plan),
         "system": scores.template["system"],
         "model": fingerprint(source, getattr(trunk.model.config, "_commit_hash", None)),
+        **({} if instructions is None else {"ptx_sha256": instructions.sha256}),
     }
     if (report := finished(out, REPORT, identity, watch.note)) is not None:
         return report
-    asked, ptx = _asked(recipe, trunk, scores, read), _ptx(recipe, trunk, scores)
+    asked, ptx = _asked(recipe, trunk, scores, read), _ptx(recipe, trunk, scores, instructions)
     bound = _bound(recipe, plan, asked, read, identity.get("threshold"))
     watch.note(f"{len(asked.train):,} prompts to train on, {len(asked.held_out):,} held out")
     for line in bound.notes(len(asked.train) + len(asked.held_out)):
@@ -131,12 +135,12 @@ def _run(
     method: Any,
     bound: _Bound,
     asked: _Asked,
-    ptx: PTX | None,
+    ptx: PTXRows | None,
     out: Path,
     identity: dict[str, Any],
     watch: Watch,
 ) -> dict[str, Any]:
-    work, rollout, look = work_folder(out), recipe.parts["rollout"], recipe.parts["evaluation"]
+    work, rollout, look, section = work_folder(out), *(recipe.parts[name] for name in ("rollout", "evaluation", "ptx"))
     settings = rollout.model_dump(exclude={"save_every", "center_advantages", "gradient_checkpointing", "weights"})
     evaluation = Evaluation(
         asked.held_out, asked.benign, look.every, work / "looks", look.max_new_tokens, seed=recipe.head.seed
@@ -160,11 +164,13 @@ def _run(
             on_step=on_step,
             constraints=bound.spoken.constraints if bound.spoken else ONE,
             evaluation=evaluation if look.every and asked.held_out else None,
-            ptx=ptx,
+            ptx=None if ptx is None else PTX(ptx.rows, section.coefficient, section.rows_per_step),
         )
     history = [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in result.history]
     policy = policy_of(trunk)
     report = _report(recipe, asked, result, history, identity) | policy.told
+    if ptx is not None:
+        report["rows"]["ptx"] = ptx.told
     if bound.plan is not None and bound.spoken is not None:
         report["constraints"] = told_of(bound.plan, bound.spoken.counts, history)
     report["seconds_of_this_sitting"] = round(time.perf_counter() - started, 2)
@@ -283,19 +289,9 @@ def _asked(recipe: Recipe, trunk: Trunk, scores: Scores, read: Prompts) -> _Aske
     return _Asked(train, held_out[: look.prompts], benign, left_out, cut)
 
 
-def _ptx(recipe: Recipe, trunk: Trunk, scores: Scores) -> PTX | None:
-    """The rows of the PTX term: the last answer of each conversation of its file."""
-    section = recipe.parts["ptx"]
-    if section is None:
+def _ptx(recipe: Recipe, trunk: Trunk, scores: Scores, instructions: Instructions | None) -> PTXRows | None:
+    """The rows of the PTX term, asked as the rollouts' prompts; answers may be twice as long as theirs."""
+    if instructions is None:
         return None
-    rows: list[tuple[Sequence[int], Sequence[int]]] = []
-    for messages in read_instructions(Path(section.files)).conversations:
-        before = (
-            messages[:-1]
-            if messages[0]["role"] == "system"
-            else [{"role": "system", "content": scores.template["system"]}, *messages[:-1]]
-        )
-        answer = trunk.tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"]
-        prompt = chat_ids(trunk, before)[-scores.template["max_prompt_tokens"] :]
-        rows.append((prompt, [*answer[: 2 * recipe.parts["rollout"].max_new_tokens], trunk.tokenizer.eos_token_id]))
-    return PTX(rows, section.coefficient, section.rows_per_step)
+    template, longest = scores.template, 2 * recipe.parts["rollout"].max_new_tokens
+    return ptx_rows(trunk, instructions, template["system"], template["max_prompt_tokens"], longest)

@@ -177,6 +177,7 @@ _FREE: Mapping[str, tuple[str, ...]] = {
     "data": ("files",),
     "training": ("save_every", "cache_mb", "gradient_checkpointing"),
     "rollout": ("save_every", "gradient_checkpointing"),
+    "ptx": ("files",),
 }
 """Keys that another run may have and be the same: the rows are known by their digest."""
 
