@@ -14,6 +14,7 @@ from poise.align.algorithms.grpo_lagrangian import GRPOLagrangian
 from poise.align.algorithms.rloo_lagrangian import RLOOLagrangian, divergence
 from poise.align.core import (
     KL_ESTIMATORS,
+    actor_loss,
     batch_scaled,
     combine,
     group_mean,
@@ -111,6 +112,20 @@ def test_the_sequence_ratio_is_the_product_of_its_tokens(ratio: float, advantage
     mask = torch.tensor([[True, False, True]])
     loss = sequence_actor_loss(log_prob, torch.zeros(1, 3, dtype=F64), numbers(advantage), mask, clip=0.2)
     assert loss.item() == pytest.approx(-objective)
+
+
+@pytest.mark.parametrize(("log_ratio", "advantage", "slope"), [(100.0, 1.0, 0.0), (100.0, -1.0, math.exp(20))])
+def test_a_long_response_whose_ratio_is_no_float_has_a_slope(log_ratio: float, advantage: float, slope: float) -> None:
+    """e^100 is infinite in float32: a good response has moved far enough, a bad one is pushed back."""
+    log_prob = torch.full((1, 50), log_ratio / 50).requires_grad_()
+    mask = torch.ones(1, 50, dtype=torch.bool)
+    loss = sequence_actor_loss(log_prob, torch.zeros(1, 50), torch.tensor([advantage]), mask)
+    (gradient,) = torch.autograd.grad(loss, log_prob)
+    torch.testing.assert_close(gradient, torch.full((1, 50), slope))
+    assert bool(loss.isfinite())
+    token = torch.tensor([[log_ratio]]).requires_grad_()
+    loss = actor_loss(token, torch.zeros(1, 1), torch.tensor([[advantage]]), mask[:, :1])
+    assert torch.autograd.grad(loss, token)[0].item() == pytest.approx(slope)
 
 
 def test_grpo_advantage_and_loss_by_hand() -> None:

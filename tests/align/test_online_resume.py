@@ -133,6 +133,23 @@ def test_a_loss_alone_that_is_no_number(model: Path, tmp_path: Path, monkeypatch
         loop.run(checkpoint=tmp_path / "c.safetensors")
 
 
+def test_a_gradient_that_is_no_number_is_not_stepped(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is zero, its slope 0 / 0; the critics, whose gradients are fine, wait for the actor's."""
+    path = tmp_path / "c.safetensors"
+    make(model, "ppo", steps=1).run(checkpoint=path, checkpoint_every=1)
+    saved, loop = path.read_bytes(), make(model, "ppo")
+    monkeypatch.setattr(loop.method, "actor_loss", lambda log_prob, *rest: (0 * log_prob).sum().sqrt())
+    with pytest.raises(PoiseError, match=r"align step 1: gradient of actor is not a number \(prompts p-\d") as caught:
+        loop.run(checkpoint=path, checkpoint_every=1)
+    assert caught.value.exit_code == 4 and path.read_bytes() == saved
+    before = load_state(path)
+    assert before is not None
+    for role in loop.trained:
+        assert_same(loop.trunk.state_of(role), before["roles"][role])
+
+
 def test_an_actor_that_says_nothing(model: Path, tmp_path: Path) -> None:
     """The end token is made the most likely everywhere."""
     loop = make(model, "grpo_lagrangian")

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from poise.align.core.masked import masked_mean
 
+_TANGENT_FROM = 20.0
+"""Log of the ratio from which on a loss grows by the ratio's tangent."""
+
 
 def actor_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor, clip: float = 0.2) -> Tensor:
     """-E min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = pi / pi_old.
@@ -15,7 +18,7 @@ def actor_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: 
         log_prob, old_log_prob, advantage: float[B, T].
         mask: bool[B, T], true at response tokens.
     """
-    ratio = torch.exp((log_prob - old_log_prob) * mask)
+    ratio = _ratio((log_prob - old_log_prob) * mask)
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     return -masked_mean(surrogate, mask)
 
@@ -36,5 +39,14 @@ def sequence_actor_loss(
         advantage: float[B] of the responses.
         mask: bool[B, T], true at response tokens, at least one in a row.
     """
-    ratio = torch.exp(torch.where(mask, log_prob - old_log_prob, 0.0).sum(-1))
+    ratio = _ratio(torch.where(mask, log_prob - old_log_prob, 0.0).sum(-1))
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def _ratio(log_ratio: Tensor) -> Tensor:
+    """rho = exp(log rho); beyond e^20 its tangent there.
+
+    Float32 ends at e^88, which the sum over a long response can pass: a loss that the clip keeps finite then has the
+    gradient 0 x inf. The tangent has a gradient everywhere, so that a bad response is still pushed back.
+    """
+    return torch.exp(log_ratio.clamp(max=_TANGENT_FROM)) * (1 + torch.relu(log_ratio - _TANGENT_FROM))

@@ -104,7 +104,7 @@ class LocalLoop:
         """Run the remaining steps; returns one row of measurements per step.
 
         Raises:
-            PoiseError: a loss or score is not a number, or a checkpoint can't be written; the last one stays.
+            PoiseError: a loss, gradient or score is not a number, or a checkpoint can't be written; the last one stays.
         """
         if (state := load_state(checkpoint)) is not None:
             self.load_state_dict(state)
@@ -213,11 +213,17 @@ class LocalLoop:
             self._agree(f"loss of {', '.join(wrong)} is not a number", odd, step, names)
             if self.ptx is not None:
                 losses["ptx"] = self._ptx(self.ptx, step, turn)
-            for role, optimizer in self.optimizers.items():
-                average_gradients(self.trunk.parameters_of(role), rows)
-                torch.nn.utils.clip_grad_norm_(self.trunk.parameters_of(role), 1.0)
+            norms = {role: self._clipped(role, rows) for role in self.trained}
+            wrong = [role for role, norm in norms.items() if not math.isfinite(norm)]
+            self._agree(f"gradient of {', '.join(wrong)} is not a number", rollouts if wrong else [], step, names)
+            for optimizer in self.optimizers.values():
                 optimizer.step()
         return {f"loss_{role}": loss for role, loss in losses.items()}
+
+    def _clipped(self, role: str, rows: int) -> float:
+        """Bring a role's gradient to that of all processes' rows, and to at most length 1; returns its length."""
+        average_gradients(self.trunk.parameters_of(role), rows)
+        return float(torch.nn.utils.clip_grad_norm_(self.trunk.parameters_of(role), 1.0))
 
     def _losses(self, rollouts: list[Rollout], at: int, learned: Learned) -> Iterator[tuple[str, Tensor]]:
         """(role, loss) one after another, so that only one role's graph is alive at a time."""
