@@ -211,19 +211,33 @@ def test_the_kl_weight_does_not_depend_on_lambda(seed: int, multiplier: float, o
 
 
 def test_center_takes_the_mean_over_a_prompts_responses_at_each_position() -> None:
-    """Prompt 0 has rows (1, 3) and (5,): position 0 has mean (1 + 5) / 2 = 3, position 1 only 3. Prompt 1 is alone."""
+    """Prompt 0 has rows (1, 3) and (5,): position 0 has mean (1 + 5) / 2 = 3, position 1 has (3 + 5) / 2 = 4, as the
+    second row counts there with its last. Prompt 1 is alone."""
     first = torch.tensor([[9.0, 1.0, 3.0], [9.0, 7.0, 9.0]])
     second = torch.tensor([[9.0, 9.0, 5.0]])
     masks = [torch.tensor([[False, True, True], [False, True, False]]), torch.tensor([[False, False, True]])]
     groups = [torch.tensor([0, 1]), torch.tensor([0])]
     got = center([first, second], masks, groups)
-    torch.testing.assert_close(got[0], torch.tensor([[0.0, -2.0, 0.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(got[0], torch.tensor([[0.0, -2.0, -1.0], [0.0, 0.0, 0.0]]))
     torch.testing.assert_close(got[1], torch.tensor([[0.0, 0.0, 2.0]]))
 
 
+@quick
+@given(seeds)
+def test_center_leaves_the_end_of_the_longest_response_its_share(seed: int) -> None:
+    """With siblings at zero an advantage keeps 1 - 1/G of itself at each of its tokens, however early they end."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 7, (4, 1), generator=generator)
+    lengths[0] = 9
+    mask, advantage = torch.arange(9)[None] < lengths, torch.zeros(4, 9, dtype=F64)
+    advantage[0] = torch.randn(9, generator=generator, dtype=F64)
+    (got,) = center([advantage], [mask], [torch.zeros(4, dtype=torch.long)])
+    close(got[0], 0.75 * advantage[0])
+
+
 def test_center_is_blind_to_what_a_critic_gets_wrong_about_a_prompt() -> None:
-    """Adding any number to all advantages of one prompt changes nothing."""
+    """Adding any number to all advantages of one prompt changes nothing, where one is alone at the end either."""
     advantage = torch.tensor([[1.0, 2.0], [3.0, 5.0], [4.0, 4.0]])
-    mask, group = torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 0, 1])
+    mask, group = torch.tensor([[True, True], [True, False], [True, True]]), torch.tensor([0, 0, 1])
     shifted = advantage + torch.tensor([[10.0], [10.0], [-3.0]])
     torch.testing.assert_close(center([advantage], [mask], [group])[0], center([shifted], [mask], [group])[0])

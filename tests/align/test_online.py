@@ -341,6 +341,7 @@ Build = Callable[[Path], object]
     [
         (lambda m: make(m, "grpo_lagrangian", responses_per_prompt=1), "responses_per_prompt is 1"),
         (lambda m: make(m, "rloo_lagrangian", center_advantages=True), "center_advantages"),
+        (lambda m: make(m, "ppo", center_advantages=True, responses_per_prompt=1), "all advantages would be zero"),
         (lambda m: make(m, "repo", constraints=TWO, multiplier=Multipliers({"all": rule("repo"), "severe": rule("repo")})), "one cost model"),  # type: ignore[dict-item]  # noqa: E501
         (lambda m: make(m, "ppo_lagrangian", constraints=TWO), "constraints are"),
         (lambda m: make(m, "ppo", ptx=PTX([], 1.0)), "0 rows"),

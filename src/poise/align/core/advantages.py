@@ -113,28 +113,32 @@ def combine(
 
 
 def center(advantages: Sequence[Tensor], masks: Sequence[Tensor], groups: Sequence[Tensor]) -> list[Tensor]:
-    """Subtract from each advantage the mean over the responses to the same prompt, at the same response position.
+    """Subtract from each advantage the mean over all responses to the same prompt, at the same response position.
 
-    A baseline that depends on prompt and position alone leaves the policy gradient's expectation as it is (Williams
-    1992); that the mean holds the response itself only scales it by 1 - 1/G (as in GRPO, arXiv 2402.03300, eq. 3,
-    here without the division by the standard deviation). It takes away what young critics get wrong about a prompt,
-    which else is most of the advantage: a score says more about the prompt than about the response.
+    A response that has ended counts with its last advantage. The mean over those that go on would leave the tail of
+    the longest response nothing to learn from, and weigh every tail by how many share it.
+
+    A baseline that depends on the prompt, the position and the other responses leaves the policy gradient's
+    expectation as it is (Williams 1992); that the mean holds the response itself only scales it by 1 - 1/G (as in
+    GRPO, arXiv 2402.03300, eq. 3, here without the division by the standard deviation). It takes away what young
+    critics get wrong about a prompt, which else is most of the advantage: a score says more about the prompt than
+    about the response.
 
     Args:
         advantages: batches of one rollout, float[B, T] each.
-        masks: bool[B, T] each, true at response tokens, which are contiguous.
+        masks: bool[B, T] each, true at response tokens, which are contiguous, at least one in a row.
         groups: int64[B] each, the same number for responses to the same prompt, 0 <= number.
     """
-    places = [(mask.cumsum(-1) - 1).clamp(min=0) for mask in masks]
-    longest = 1 + max(int(place.max()) for place in places)
-    cells = [group[:, None] * longest + place for group, place in zip(groups, places, strict=True)]
-    size = longest * (1 + max(int(group.max()) for group in groups))
-    sums, counts = advantages[0].new_zeros(size), advantages[0].new_zeros(size)
-    for advantage, mask, cell in zip(advantages, masks, cells, strict=True):
-        sums.index_add_(0, cell[mask], advantage[mask])
-        counts.index_add_(0, cell[mask], torch.ones_like(advantage[mask]))
+    lengths = [mask.sum(-1, keepdim=True) for mask in masks]
+    starts = [mask.int().argmax(-1, keepdim=True) for mask in masks]
+    places = torch.arange(max(int(length.max()) for length in lengths), device=masks[0].device)
+    size = 1 + max(int(group.max()) for group in groups)
+    sums, counts = advantages[0].new_zeros(size, len(places)), advantages[0].new_zeros(size, 1)
+    for advantage, start, length, group in zip(advantages, starts, lengths, groups, strict=True):
+        sums.index_add_(0, group, advantage.gather(1, start + torch.minimum(places, length - 1)))
+        counts.index_add_(0, group, torch.ones_like(counts[group]))
     means = sums / counts.clamp(min=1)
     return [
-        torch.where(mask, advantage - means[cell], 0.0)
-        for advantage, mask, cell in zip(advantages, masks, cells, strict=True)
+        torch.where(mask, advantage - means[group].gather(1, (mask.cumsum(-1) - 1).clamp(min=0)), 0.0)
+        for advantage, mask, group in zip(advantages, masks, groups, strict=True)
     ]

@@ -53,3 +53,6 @@ def check(
             raise PoiseError(what, where=where, do="give at least 2: a response is compared with its siblings")
         if settings.center_advantages:
             raise PoiseError("center_advantages is set, but these advantages are centred", where=where, do="unset it")
+    if settings.center_advantages and settings.responses_per_prompt < 2:
+        what = "center_advantages is set, and responses_per_prompt is 1: all advantages would be zero"
+        raise PoiseError(what, where=where, do="unset it, or give at least 2")
