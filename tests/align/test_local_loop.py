@@ -17,6 +17,7 @@ from poise.align.engine.rollout import Responses, Rollout, ScoreScale, measure, 
 from poise.align.engine.settings import LoopSettings
 from poise.align.multiplier import LogMultiplier
 from poise.errors import PoiseError
+from poise.models.generate import Request
 from poise.models.trunk import Tokens, Trunk
 
 CPU = torch.device("cpu")
@@ -145,6 +146,29 @@ def test_prompts_walk_through_shuffled_epochs(make_loop: Callable[..., LocalLoop
         assert sorted(names[5 * epoch : 5 * epoch + 5]) == sorted(name for name, _ in PROMPTS)
     assert len({tuple(names[5 * epoch : 5 * epoch + 5]) for epoch in range(4)}) > 1
     assert loop.batch(3) == reversed_loop.batch(3)
+
+
+def test_two_processes_ask_what_one_asks(make_loop: Callable[..., LocalLoop], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an epoch ends in a step, a prompt may fall to both: its responses still have chances of their own."""
+    asked: list[tuple[tuple[int, ...], int | None]] = []
+
+    def generate(trunk: Trunk, requests: list[Request], **role: str) -> None:
+        asked.extend((tuple(request.prompt), request.sampling.seed) for request in requests)
+        raise InterruptedError
+
+    def of_share(first: int, size: int) -> list[tuple[tuple[int, ...], int | None]]:
+        asked.clear()
+        monkeypatch.setattr("poise.align.engine.local.mine", lambda items: items[first::size])
+        for step in range(6):
+            with pytest.raises(InterruptedError):
+                loop.step(step)
+        return list(asked)
+
+    monkeypatch.setattr("poise.align.engine.rollout.generate", generate)
+    loop = make_loop(responses_per_prompt=2)
+    alone, halves = of_share(0, 1), of_share(0, 2) + of_share(1, 2)
+    assert len(alone) == 6 * 4 * 2 and len({*alone}) == len(alone)
+    assert sorted(halves) == sorted(alone)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -37,7 +37,7 @@ def check(
         raise PoiseError(what, where=where, do="raise prompts_per_step")
     if world().size > 1 and settings.prompts_per_step > len(prompts):
         what = f"{settings.prompts_per_step} prompts a step, {len(prompts)} prompts"
-        raise PoiseError(what, where=where, do="lower prompts_per_step: processes would answer a prompt alike")
+        raise PoiseError(what, where=where, do="lower prompts_per_step: processes would share prompts")
     if free and not isinstance(algorithm, PPO):
         raise PoiseError(f"{type(algorithm).__name__} has no multiplier", where=where, do="give one")
     roles = online_roles(algorithm, constraints)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -125,7 +126,8 @@ class LocalLoop:
 
     def step(self, step: int) -> dict[str, float]:
         """One step of the algorithm, in the paper's order (see `ppo_lagrangian`)."""
-        s, started, prompts = self.settings, time.perf_counter(), self.batch(step)
+        s, started, asked = self.settings, time.perf_counter(), self._asked(step)
+        prompts = [self.prompts[i] for i, _ in asked]
         names = [name for name, _ in prompts]
         sampled = roll_out(
             self.trunk,
@@ -135,6 +137,7 @@ class LocalLoop:
             temperature=s.temperature,
             max_new_tokens=s.max_new_tokens,
             rows=s.rows_per_batch,
+            turns=[turn for _, turn in asked],
         )
         batches = packed(self.trunk, sampled, s.rows_per_batch) if self.packed else sampled
         rolled = time.perf_counter()
@@ -175,12 +178,19 @@ class LocalLoop:
 
         Of several processes each takes its share of the prompts.
         """
-        n, size = len(self.prompts), self.settings.prompts_per_step
-        chosen = []
+        return [self.prompts[i] for i, _ in self._asked(step)]
+
+    def _asked(self, step: int) -> list[tuple[int, int]]:
+        """(index of the prompt, how many responses to it come before in the whole step) of each own response."""
+        n, size, each = len(self.prompts), self.settings.prompts_per_step, self.settings.responses_per_prompt
+        came, chosen = Counter[str](), list[tuple[int, int]]()
         for at in range(step * size, (step + 1) * size):
             epoch, place = divmod(at, n)
-            chosen.append(self._order(epoch)[place])
-        return [self.prompts[i] for i in mine(chosen) for _ in range(self.settings.responses_per_prompt)]
+            prompt = self._order(epoch)[place]
+            name, _ = self.prompts[prompt]
+            chosen.append((prompt, came[name]))
+            came[name] += each
+        return [(prompt, before + turn) for prompt, before in mine(chosen) for turn in range(each)]
 
     def _order(self, epoch: int) -> list[int]:
         return sorted(

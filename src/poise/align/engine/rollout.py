@@ -112,22 +112,22 @@ def roll_out(
     temperature: float,
     max_new_tokens: int,
     rows: int,
+    turns: Sequence[int] | None = None,
 ) -> list[Responses]:
     """Sample one response from the actor for each entry of `prompts`; a prompt may stand there several times.
 
     Args:
         prompts: (id, token ids with template) of each prompt.
-        seed, step: chance is a hash of them, the prompt's id, and how often the prompt came before in this step.
+        seed, step: chance is a hash of them, the prompt's id, and its turn.
         rows: at most so many responses in a batch of the result; batches hold near-equal lengths, shortest first.
+        turns: how often the prompt of each entry came before in this step, in any process; None counts in `prompts`.
 
     Raises:
         PoiseError: a prompt can't be answered, or every response is empty.
     """
-    came: Counter[str] = Counter()
     requests = []
-    for name, ids in prompts:
-        chance = uniform_seed(seed, "rollout", str(step), name, str(came[name]))
-        came[name] += 1
+    for (name, ids), turn in zip(prompts, _turns(prompts) if turns is None else turns, strict=True):
+        chance = uniform_seed(seed, "rollout", str(step), name, str(turn))
         requests.append(Request(ids, Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=chance)))
     sampled = generate(trunk, requests, role="actor")
     _check(prompts, sampled, step)
@@ -140,6 +140,15 @@ def roll_out(
         tokens = collate([prompts[i][1] for i in part], [responses[i] for i in part], trunk.device)
         out.append(Responses(tokens, torch.tensor([numbers[prompts[i][0]] for i in part], device=trunk.device)))
     return out
+
+
+def _turns(prompts: Sequence[tuple[str, list[int]]]) -> list[int]:
+    came: Counter[str] = Counter()
+    turns = []
+    for name, _ in prompts:
+        turns.append(came[name])
+        came[name] += 1
+    return turns
 
 
 def packed(trunk: Trunk, batches: Sequence[Responses], rows: int) -> list[PackedGroups]:
