@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from poise.data.rows import Sampling
 from poise.errors import PoiseError
+from poise.models.generate import Request, generate
+from poise.models.recompute import recompute_layers
 from poise.models.trunk import REFERENCE, Tokens, Trunk, collate, last_kept
 
 MakeTrunk = Callable[..., Trunk]
@@ -256,6 +260,69 @@ def test_same_seed_same_start(make_trunk: MakeTrunk) -> None:
 def test_shared_layers_out_of_range(make_trunk: MakeTrunk, shared: int) -> None:
     with pytest.raises(PoiseError, match=f"shared_layers is {shared}, the model has 4 layers"):
         make_trunk("actor", shared_layers=shared)
+
+
+def made(source: Path, folder: Path, config: Any) -> Path:
+    """Random weights of another architecture with the tiny model's tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    config.vocab_size, config.eos_token_id = len(tokenizer), tokenizer.eos_token_id
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "linear"), [("gpt_neox", 4), ("gpt2", 4), ("opt", 6)])
+def test_models_of_another_build_carry_adapters_on_all_layers_and_are_not_split(
+    tiny_lm: Path, tmp_path: Path, float32: None, kind: str, linear: int
+) -> None:
+    """Pythia's final norm, GPT-2's layers and OPT's positions have other names or places than Llama's."""
+    from transformers import AutoConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    inner = {"opt": {"ffn_dim": 48, "word_embed_proj_dim": 32}, "gpt_neox": {"intermediate_size": 48}}.get(kind, {})
+    folder = made(tiny_lm, tmp_path / kind, AutoConfig.for_model(kind, **sizes, **inner))
+    trunk = Trunk(folder, roles=("actor", "cost"), scalar_roles=("cost",), device=CPU)
+    assert len(trunk.state_of("actor")) == 2 * 2 * linear  # layers, and two matrices of each adapter
+    recompute_layers(trunk)
+    tokens = batch()
+    (trunk.score(trunk.lower(tokens.ids), tokens.length, "cost")).sum().backward()
+    assert any(bool(p.grad.any()) for p in trunk.parameters_of("cost")[:-2] if p.grad is not None)
+    requests = [Request([5, 6, 7][at:], Sampling(temperature=0.0, max_new_tokens=4)) for at in range(2)]
+    shake(trunk, "actor", 1)
+    for request, sampled in zip(requests, generate(trunk, requests, role="actor"), strict=True):
+        ids = list(request.prompt)
+        with torch.no_grad(), trunk.role("actor"):
+            for token in sampled.whole:
+                assert int(trunk.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()) == token
+                ids.append(token)
+    with pytest.raises(PoiseError, match=f"the layers of '{kind}' can't be run in two parts .set shared_layers: 0"):
+        Trunk(folder, roles=("actor",), shared_layers=1, device=CPU)
+
+
+def test_layers_of_several_kinds_are_split_where_their_order_repeats(
+    tiny_lm: Path, tmp_path: Path, float32: None
+) -> None:
+    """Layers 1 and 3 look back three tokens: after one shared layer each would get the other kind's mask."""
+    from transformers import Qwen2Config
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    kinds = ["full_attention", "sliding_attention"] * 2
+    config = Qwen2Config(
+        **sizes, num_hidden_layers=4, use_sliding_window=True, sliding_window=3, layer_types=kinds,
+        initializer_range=0.4,
+    )  # fmt: skip
+    folder = made(tiny_lm, tmp_path / "mixed", config)
+    trunk = Trunk(folder, roles=("actor",), shared_layers=2, device=CPU)
+    ids = torch.arange(3, 23)[None]
+    with torch.no_grad():
+        whole = trunk.decoder(input_ids=ids, use_cache=False).last_hidden_state
+        torch.testing.assert_close(trunk.upper(trunk.lower(ids), "actor"), whole, atol=1e-5, rtol=1e-5)
+    for shared, fewer in ((1, 0), (3, 2)):
+        with pytest.raises(PoiseError, match=rf"shifts after {shared} of 4 layers .set shared_layers: {fewer}"):
+            Trunk(folder, roles=("actor",), shared_layers=shared, device=CPU)
 
 
 def test_a_model_without_chat_template_is_refused(tiny_lm: Path, tmp_path: Path, float32: None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from poise.models.layers import layers_of
 from poise.models.trunk import Trunk
 
 
@@ -20,7 +21,8 @@ def recompute_layers(trunk: Trunk) -> None:
     It works where a gradient is asked for, and never during sampling: a KV cache may not be written twice. The
     backward pass runs a layer with the adapter of its forward pass, whichever role has spoken since.
     """
-    for layer in [layer for model in trunk.all_models() for layer in model.get_decoder().layers]:
+    every: list[Any] = [layer for model in trunk.all_models() for layer in layers_of(model.get_decoder())[1]]
+    for layer in every:
         if not hasattr(layer, "computed_again"):
             layer.forward = _twice(layer, layer.forward)
             layer.computed_again = True

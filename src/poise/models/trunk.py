@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.errors import PoiseError
+from poise.models.layers import check_shared, layers_of, only_layers
 from poise.models.log_probs import head_weight, token_log_probs
 from poise.models.packing import Packed
 from poise.models.precision import default_device, frozen_dtype
@@ -109,9 +110,7 @@ class Trunk(nn.Module):
         self.model, self.tokenizer = load_causal_lm(source, self.device)
         self.decoder: Any = self.model.get_decoder()
         self.shared_layers = shared_layers
-        layers = len(self.decoder.layers)
-        if not 0 <= shared_layers < layers:
-            raise PoiseError(f"shared_layers is {shared_layers}, the model has {layers} layers", where=str(source))
+        check_shared(self.decoder, shared_layers, str(source))
         self._add_adapters(roles, rank, seed)
         torch.manual_seed(seed)
         width = self.model.config.hidden_size
@@ -123,12 +122,14 @@ class Trunk(nn.Module):
     def _add_adapters(self, roles: Sequence[str], rank: int, seed: int) -> None:
         from peft import LoraConfig
         from peft.tuners.lora import LoraLayer
+        from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
 
+        name_of_layers, layers = layers_of(self.decoder)
         upper = [
-            f"layers.{at}.{name}"
-            for at in range(self.shared_layers, len(self.decoder.layers))
-            for name, module in self.decoder.layers[at].named_modules()
-            if isinstance(module, nn.Linear)
+            f"{name_of_layers}.{at}.{name}"
+            for at in range(self.shared_layers, len(layers))
+            for name, module in layers[at].named_modules()
+            if isinstance(module, (nn.Linear, Conv1D))
         ]
         for index, role in enumerate(roles):
             torch.manual_seed(seed * 1000 + index)
@@ -140,6 +141,7 @@ class Trunk(nn.Module):
             )
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+                warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # PEFT sets it for a Conv1D itself
                 self.model.add_adapter(config, adapter_name=role)
         self._adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
         self._active = roles[-1] if roles else REFERENCE
@@ -168,7 +170,7 @@ class Trunk(nn.Module):
             raise PoiseError(
                 f"the layers of {self.model.config.model_type!r} can't be run in two parts",
                 where=source,
-                do="set shared_layers: 0",
+                do="set shared_layers: 0" if self.shared_layers else "use another model",
             )
 
     def all_models(self) -> list[Any]:
@@ -213,37 +215,25 @@ class Trunk(nn.Module):
         dtype = self.model.dtype
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
-    @contextmanager
-    def _only_layers(self, start: int, stop: int, *, norm: bool) -> Iterator[None]:
-        layers, final = self.decoder.layers, self.decoder.norm
-        self.decoder.layers = layers[start:stop]
-        if not norm:
-            self.decoder.norm = nn.Identity()
-        try:
-            yield
-        finally:
-            self.decoder.layers, self.decoder.norm = layers, final
-
     @torch.no_grad()
     def lower(self, ids: Tensor, packed: Packed | None = None) -> Tensor:
         """Hidden states [B, T, H] after the shared layers, the same for every role; ids int64[B, T], or `packed.ids`
         with the batch they are of."""
         if self.shared_layers == 0:
-            embedded: Tensor = self.decoder.embed_tokens(ids)
+            embedded: Tensor = self.model.get_input_embeddings()(ids)
             return embedded
         inputs = self._inputs(packed)
-        with self._only_layers(0, self.shared_layers, norm=False):
+        with only_layers(self.decoder, 0, self.shared_layers, norm=False):
             hidden: Tensor = self.decoder(input_ids=ids, **inputs).last_hidden_state
         return hidden
 
     def upper(self, lower: Tensor, role: str, packed: Packed | None = None) -> Tensor:
         """Final hidden states [B, T, H] of `role` from the shared layers' output [B, T, H] (of the same `packed`)."""
         inputs = self._inputs(packed)
-        with (
-            self.role(role),
-            self.autocast(),
-            self._only_layers(self.shared_layers, len(self.decoder.layers), norm=True),
-        ):
+        above: AbstractContextManager[None] = nullcontext()
+        if self.shared_layers:
+            above = only_layers(self.decoder, self.shared_layers, len(self.decoder.layers), norm=True)
+        with self.role(role), self.autocast(), above:
             hidden: Tensor = self.decoder(inputs_embeds=lower, **inputs).last_hidden_state
         return hidden
 
