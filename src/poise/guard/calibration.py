@@ -60,11 +60,13 @@ class Calibration(NamedTuple):
         """
         categories, at_least, refusal = (np.asarray(part, dtype=np.float32) for part in logits)
         mapped = [mapped_by(how, categories[:, k]) for k, how in enumerate(self.categories)]
-        cuts = [mapped_by(how, at_least[:, j]) for j, how in enumerate(self._cuts())]
+        cuts = [mapped_by(how, at_least[:, j]) for j, how in enumerate(self.severity_maps)]
         ordered = np.minimum.accumulate(np.stack(cuts, axis=1), axis=1)
         return Logits(np.stack(mapped, axis=1), ordered, mapped_by(self.refusal, refusal))
 
-    def _cuts(self) -> Sequence[Platt | Isotonic]:
+    @property
+    def severity_maps(self) -> Sequence[Platt | Isotonic]:
+        """One map for each of the three thresholds."""
         first = self.severity[0]
         if isinstance(first, Isotonic):
             return self.severity  # type: ignore[return-value]
@@ -73,7 +75,7 @@ class Calibration(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         first = self.severity[0]
-        severity = [_told(cut) for cut in self._cuts()] if isinstance(first, Isotonic) else self.severity
+        severity = [_told(cut) for cut in self.severity_maps] if isinstance(first, Isotonic) else self.severity
         return {
             "categories": [_told(how) for how in self.categories],
             "severity": severity,

@@ -176,6 +176,17 @@ def test_saved_and_loaded_again_it_says_the_same(model: GuardModel, tmp_path: Pa
         GuardModel.load(tmp_path)
 
 
+def test_rows_that_logits_part_wholly_make_nothing_certain() -> None:
+    """25 safe rows below 0 and 25 unsafe ones above: Platt's targets are 1/27 and 26/27. At the best scale the sum of
+    x (p - t) is 0, so by symmetry the mean of p above 0, weighted by x, is 26/27."""
+    logits = torch.linspace(-3, 3, 50)
+    found = GuardLogits(torch.zeros(50, 19), logits[:, None].repeat(1, 3), torch.zeros(50))
+    told = torch.stack([(logits > 0).float(), *[torch.full((50,), NAN)] * 2], 1)
+    targets = GuardTargets(torch.full((50, 19), NAN), told, torch.full((50,), NAN), torch.ones(50))
+    p = torch.sigmoid(torch.from_numpy(calibrate(found, targets).apply(found).at_least[:, 0]))
+    assert float((p * logits)[25:].sum() / logits[25:].sum()) == pytest.approx(26 / 27, abs=1e-3)
+
+
 def test_calibration_recovers_a_known_scale_and_keeps_the_order() -> None:
     chance = np.random.default_rng(0)
     true = torch.tensor(chance.normal(0, 2, 6000), dtype=torch.float32)

@@ -23,7 +23,7 @@ from poise.guard.fit.calibration import calibrate, isotonic, log_loss, pool_adja
 from poise.guard.fit.curves import curve
 from poise.guard.fit.loss import GuardTargets
 from poise.guard.fit.model import GuardModel
-from poise.guard.fit.recalibration import FOLDS, fit_maps
+from poise.guard.fit.recalibration import FOLDS, _carried, fit_maps
 from poise.guard.verdict import judged, unjudged
 from poise.guard.windows import Logits
 from poise.harm import CATEGORIES, Severity
@@ -183,11 +183,11 @@ def guard_folder(tiny_encoder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def tables(folder: Path, *, graded: bool = True, split: str | None = None, count: int = 240) -> Path:
+def tables(folder: Path, *, graded: bool = True, split: str | None = None, count: int = 240, gravest: int = 3) -> Path:
     s6 = CATEGORIES[5].value
     with TableWriter(folder, {"name": "t"}) as writer:
         for i in range(count):
-            level = i % 4
+            level = min(i % 4, gravest)
             label = PartialLabel(safe=True, categories=(), severity=0)
             if level:
                 label = PartialLabel(safe=False, categories=(s6,), severity=level if graded else None)
@@ -219,6 +219,48 @@ def test_the_command(guard_folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     safe = [(f"question {i}", "cat " * (i % 7) + "bread and milk " * 3) for i in range(0, 240, 4)]
     assert (guard.probabilities(safe).unsafe > guard.threshold + 1e-4).mean() <= 0.1  # sums in another order
     assert main(words) == 2 and "already exists" in capsys.readouterr().err
+
+
+BENT = Isotonic((-4.0, -0.5, 0.5, 4.0), (-3.0, -2.0, 2.0, 2.5))
+
+
+@pytest.mark.parametrize("severity", [(1.7, (0.6, 0.1, -0.4)), (BENT, BENT, BENT)])
+@pytest.mark.parametrize("changes", [{"graded": False}, {"gravest": 2}])
+def test_what_too_few_rows_tell_stays_as_it_was(
+    guard_folder: Path, tmp_path: Path, severity: Any, changes: dict[str, Any]
+) -> None:
+    """S8 and refusal have no rows, nor has severe: their maps and thresholds stay, and so does the level of a text."""
+    maps = [(1.0, 0.0)] * 19
+    maps[7] = (1.5, 0.3)
+    limits = {"unsafe": 0.5, "categories": [0.06 if k == 7 else 0.5 for k in range(19)], "levels": [0.6, 0.35]}
+    told = json.loads((guard_folder / "guard.json").read_text())
+    told |= {"calibration": Calibration(tuple(maps), severity, (2.0, 0.1)).to_json(), "thresholds": limits}
+    (guard_folder / "guard.json").write_text(json.dumps(told))
+    texts = [(f"question {i}", "cat " * i + words) for i in range(6) for words in ("knife", "fire milk", "bread milk")]
+    was = open_guard(guard_folder).probabilities(texts).at_least
+    limits["levels"] = [float(np.sort(was[:, column])[7:9].mean()) for column in (1, 2)]
+    (guard_folder / "guard.json").write_text(json.dumps(told))
+    mine, out = tables(tmp_path / "t", count=120, **changes), tmp_path / "out"
+    assert main(["guard", "calibrate", str(guard_folder), str(mine), "--out", str(out)]) == 0
+    before, after = open_guard(guard_folder), open_guard(out)
+    assert after.calibration.categories[7] == (1.5, 0.3) and after.category_thresholds[7] == 0.06
+    assert after.calibration.refusal == (2.0, 0.1)
+    now = after.probabilities(texts).at_least
+    for column in (1, 2) if changes == {"graded": False} else (2,):
+        assert np.abs(was[:, column] - now[:, column]).max() > 0.01
+        reached = was[:, column] >= before.level_cuts[column - 1]
+        assert 0 < reached.sum() < len(texts)
+        assert np.array_equal(reached, now[:, column] >= after.level_cuts[column - 1])
+
+
+def test_a_cut_is_carried_to_the_same_logit() -> None:
+    """Logit 1 is 2 by (1, 1) and 3 by (2, 1); by a bent map 0..2 -> -1..1 it is 0; beyond a map nothing is."""
+    two, three = sigmoid([2.0, 3.0]).tolist()
+    assert _carried(two, (1.0, 1.0), (2.0, 1.0)) == pytest.approx(three)
+    bent = Isotonic((0.0, 2.0), (-1.0, 1.0))
+    assert _carried(0.5, bent, (2.0, 1.0)) == pytest.approx(three)
+    assert _carried(two, (1.0, 1.0), bent) == pytest.approx(0.5)
+    assert (_carried(0.9, bent, bent), _carried(0.1, bent, bent), _carried(1.0, bent, bent)) == (1.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(

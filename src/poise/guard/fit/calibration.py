@@ -3,8 +3,9 @@
 Each head is calibrated by a scale and a shift of its logits (Platt 1999; with one scale it is temperature scaling, Guo
 et al. 2017), or by a monotone map (pool adjacent violators; centred as in Oron and Flournoy 2017, so that texts keep
 their order), fitted on rows kept out of training. The three severity thresholds share one scale, so their order is
-kept. A head with too few examples of either kind keeps its logits. A threshold is the smallest probability above which
-at most the stated share of the rows without the harm lies. Applying the maps is `poise.guard.calibration`.
+kept. A head with too few examples of either kind keeps its logits, or the map that it had before. A threshold is the
+smallest probability above which at most the stated share of the rows without the harm lies. Applying the maps is
+`poise.guard.calibration`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from poise.guard.calibration import Calibration, Floats, Isotonic, Platt, SeverityMap, sigmoid
+from poise.guard.calibration import Calibration, Floats, Isotonic, Platt, SeverityMap, mapped_by, sigmoid
 from poise.guard.fit.loss import GuardTargets, binary
 from poise.harm import CATEGORIES
 
@@ -33,46 +34,61 @@ def calibrate(
     logits: tuple[ArrayLike, ArrayLike, ArrayLike],
     targets: GuardTargets,
     methods: Mapping[str, Method] | None = None,
+    before: Calibration | None = None,
 ) -> Calibration:
-    """Fit the maps on rows that were not trained on; categories with too few examples share one.
+    """Fit the maps on rows that were not trained on; categories with too few examples keep theirs, or share one.
 
     Args:
         logits: categories (N, 19), at_least (N, 3), refusal (N,), not calibrated.
         targets: what is known of the N rows.
         methods: of each of `HEADS`; those not named are "platt".
+        before: the maps that heads with too few examples keep; None for a guard that has none yet.
     """
-    chosen = methods or {}
+    chosen, kept = methods or {}, before or Calibration.none()
     found, at_least, refused = (torch.as_tensor(np.asarray(part, dtype=np.float32)) for part in logits)
     rare = torch.tensor([not _enough(column) for column in targets.categories.T])
-    shared = _head(found[:, rare].reshape(-1), targets.categories[:, rare].reshape(-1), "platt")
+    shared = _head(found[:, rare].reshape(-1), targets.categories[:, rare].reshape(-1), "platt", (1.0, 0.0))
+    few = kept.categories if before else (shared,) * len(CATEGORIES)
     maps = [
-        shared if rare[k] else _head(found[:, k], targets.categories[:, k], chosen.get(category.code, "platt"))
+        _head(found[:, k], targets.categories[:, k], chosen.get(category.code, "platt"), few[k])
         for k, category in enumerate(CATEGORIES)
     ]
-    severity = _severity(at_least, targets.at_least, chosen.get("severity", "platt"))
-    return Calibration(tuple(maps), severity, _head(refused, targets.refusal, chosen.get("refusal", "platt")))
+    severity = _severity(at_least, targets.at_least, chosen.get("severity", "platt"), kept)
+    refusal = _head(refused, targets.refusal, chosen.get("refusal", "platt"), kept.refusal)
+    return Calibration(tuple(maps), severity, refusal)
 
 
-def _head(logits: Tensor, target: Tensor, method: Method) -> Platt | Isotonic:
+def _head(logits: Tensor, target: Tensor, method: Method, otherwise: Platt | Isotonic) -> Platt | Isotonic:
     if not _enough(target):
-        return 1.0, 0.0
+        return otherwise
     if method == "isotonic":
         return isotonic(logits.numpy(), target.numpy())
     scale, shifts = _fit(logits[:, None], target[:, None])
     return scale, shifts[0]
 
 
-def _severity(logits: Tensor, target: Tensor, method: Method) -> SeverityMap:
-    """A threshold that too few rows know is moved as the first one is."""
+def _severity(logits: Tensor, target: Tensor, method: Method, before: Calibration) -> SeverityMap:
+    """A threshold that too few rows know is moved, from where it was, as the one below it, so they don't cross."""
     known = [_enough(column) for column in target.T]
     if not known[0]:
-        return 1.0, (0.0, 0.0, 0.0)
+        return before.severity
     if method == "isotonic" and all(known):
         first, second, third = (isotonic(logits[:, j].numpy(), target[:, j].numpy()) for j in range(3))
         return first, second, third
-    scale, shifts = _fit(logits, target)
-    moved = [shift if fine else shifts[0] for shift, fine in zip(shifts, known, strict=True)]
-    return scale, (moved[0], moved[1], moved[2])
+    old = Calibration.none().severity_maps if all(known) else before.severity_maps
+    mapped = np.stack([mapped_by(how, logits[:, j].numpy()) for j, how in enumerate(old)], axis=1)
+    scale, shifts = _fit(torch.from_numpy(mapped), target)
+    middle = shifts[1] if known[1] else shifts[0]
+    moves = (shifts[0], middle, shifts[2] if known[2] else middle)
+    if isinstance(old[0], Isotonic):
+        bent = [
+            Isotonic(how.x, tuple(scale * y + move for y in how.y))
+            for how, move in zip(old, moves, strict=True)
+            if isinstance(how, Isotonic)
+        ]
+        return bent[0], bent[1], bent[2]
+    moved = [scale * float(how[1]) + move for how, move in zip(old, moves, strict=True)]  # type: ignore[arg-type]
+    return scale * float(old[0][0]), (moved[0], moved[1], moved[2])
 
 
 def isotonic(logit: NDArray[np.floating], target: NDArray[np.floating]) -> Isotonic:
@@ -138,15 +154,22 @@ def _enough(target: Tensor) -> bool:
 
 
 def _fit(logits: Tensor, target: Tensor) -> tuple[float, list[float]]:
-    """One positive scale and a shift for each column, by L-BFGS on the mean loss over known entries."""
+    """One positive scale and a shift for each column, by L-BFGS on the mean loss over known entries.
+
+    Targets are Platt's: 1 is (n1 + 1) / (n1 + 2) and 0 is 1 / (n0 + 2) in a column of n1 ones and n0 zeros, and shares
+    lie between, so that a few rows which the logits part wholly make nothing certain.
+    """
+    known = ~target.isnan()
+    ones = target.nan_to_num().sum(0)
+    low, high = 1 / (known.sum(0) - ones + 2), (ones + 1) / (ones + 2)
+    told = low + (high - low) * target
     raw = torch.tensor(float(np.log(np.e - 1)), requires_grad=True)  # softplus of it is 1
     shift = torch.zeros(logits.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([raw, shift], max_iter=100, line_search_fn="strong_wolfe")
-    known = (~target.isnan()).sum()
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = binary(logits * softplus(raw) + shift, target).sum() / known + 1e-3 * (shift**2).sum()
+        loss = binary(logits * softplus(raw) + shift, told).sum() / known.sum() + 1e-3 * (shift**2).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -164,35 +187,42 @@ def threshold_at(score: NDArray[np.floating], positive: NDArray[np.bool_], rate:
 
 
 def thresholds(
-    probability: Sequence[NDArray[np.floating]], target: Sequence[NDArray[np.floating]], rate: float
+    probability: Sequence[NDArray[np.floating]],
+    target: Sequence[NDArray[np.floating]],
+    rate: float,
+    otherwise: Sequence[float] | None = None,
 ) -> list[float]:
-    """One threshold for each head, 0.5 where there are too few rows to tell.
+    """One threshold for each head.
 
     Args:
         probability, target: of each head, shape (N,); NaN targets are left out.
+        otherwise: of each head, where there are too few rows to tell; 0.5 by default.
     """
     found = []
-    for score, told in zip(probability, target, strict=True):
+    for score, told, kept in zip(probability, target, otherwise or [0.5] * len(target), strict=True):
         known = ~np.isnan(told)
         positive = told[known] > 0.5
         enough = positive.sum() >= LEAST and (~positive).sum() >= LEAST
-        found.append((threshold_at(score[known], positive, rate) or 0.5) if enough else 0.5)
+        found.append((threshold_at(score[known], positive, rate) or 0.5) if enough else kept)
     return found
 
 
-def level_cuts(at_least: NDArray[np.floating], target: NDArray[np.floating]) -> tuple[float, float]:
+def level_cuts(
+    at_least: NDArray[np.floating], target: NDArray[np.floating], otherwise: tuple[float, float] = (0.5, 0.5)
+) -> tuple[float, float]:
     """P(severity >= 2) and P(severity >= 3) from which an unsafe text is called moderate, and severe.
 
     Cut so that on unsafe rows each level is called as often as it is true: calling a level only when it is likelier
-    than not would never call the rare ones. 0.5 where too few rows are known.
+    than not would never call the rare ones.
 
     Args:
         at_least: calibrated probabilities of severity >= 1, 2, 3, shape (N, 3).
         target: what is known of them, shape (N, 3), NaN where nothing is.
+        otherwise: where too few rows are known, or all of them are on one side.
     """
     cuts = []
-    for column in (1, 2):
+    for column, kept in zip((1, 2), otherwise, strict=True):
         known = (target[:, 0] > 0.5) & ~np.isnan(target[:, column])
         share = float(target[known, column].mean()) if known.sum() >= LEAST else 0.0
-        cuts.append(float(np.quantile(at_least[known, column], 1 - share)) if 0.0 < share < 1.0 else 0.5)
+        cuts.append(float(np.quantile(at_least[known, column], 1 - share)) if 0.0 < share < 1.0 else kept)
     return cuts[0], cuts[1]

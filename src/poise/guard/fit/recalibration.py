@@ -22,7 +22,7 @@ from poise.data.folders import partial_folder, write_json
 from poise.data.tables import Tables
 from poise.errors import PoiseError
 from poise.guard.calibrated import CalibratedGuard
-from poise.guard.calibration import Calibration, probabilities, sigmoid
+from poise.guard.calibration import Calibration, Isotonic, Platt, mapped_by, probabilities, sigmoid
 from poise.guard.fit.calibration import HEADS, LEAST, Method, calibrate, head_logits, level_cuts, log_loss, thresholds
 from poise.guard.fit.curves import curve, draw
 from poise.guard.fit.loss import GuardTargets
@@ -46,7 +46,11 @@ class Fitted(NamedTuple):
 
 
 def fit_maps(
-    logits: Logits, targets: GuardTargets, folds: NDArray[np.int64], method: Literal["platt", "isotonic", "auto"]
+    logits: Logits,
+    targets: GuardTargets,
+    folds: NDArray[np.int64],
+    method: Literal["platt", "isotonic", "auto"],
+    before: Calibration | None = None,
 ) -> Fitted:
     """Maps of all heads, and what maps of the same kind say of rows that they were not fitted on.
 
@@ -55,9 +59,10 @@ def fit_maps(
         targets: what is known of them.
         folds: of each row, shape (N,).
         method: "auto" takes for each head the one with the lower loss on rows kept apart.
+        before: see `calibrate`.
     """
     kinds: tuple[Method, ...] = ("platt", "isotonic") if method == "auto" else (method,)
-    apart = {kind: _out_of_fold(logits, targets, folds, kind) for kind in kinds}
+    apart = {kind: _out_of_fold(logits, targets, folds, kind, before) for kind in kinds}
     told = (targets.categories, targets.at_least, targets.refusal)
     methods: dict[str, Method] = {}
     for head in HEADS:
@@ -67,10 +72,12 @@ def fit_maps(
     held = Logits(
         np.concatenate([parts[head] for head in HEADS[:-2]], axis=1), parts["severity"], parts["refusal"][:, 0]
     )
-    return Fitted(calibrate(logits, targets, methods), methods, held)
+    return Fitted(calibrate(logits, targets, methods, before), methods, held)
 
 
-def _out_of_fold(logits: Logits, targets: GuardTargets, folds: NDArray[np.int64], kind: Method) -> Logits:
+def _out_of_fold(
+    logits: Logits, targets: GuardTargets, folds: NDArray[np.int64], kind: Method, before: Calibration | None
+) -> Logits:
     out = Logits(*(part.copy() for part in logits))
     for fold in range(FOLDS):
         kept, held = folds != fold, folds == fold
@@ -79,6 +86,7 @@ def _out_of_fold(logits: Logits, targets: GuardTargets, folds: NDArray[np.int64]
             Logits(*(part[kept] for part in logits)),
             GuardTargets(*(part[chosen] for part in targets)),
             dict.fromkeys(HEADS, kind),
+            before,
         )
         for whole, part in zip(out, fitted.apply(Logits(*(part[held] for part in logits))), strict=True):
             whole[held] = part
@@ -96,6 +104,8 @@ def recalibrate(
     on_rows: Callable[[int], object] = ignore,
 ) -> dict[str, Any]:
     """Write a copy of a guard with maps and thresholds fitted on labelled tables, with its curves; returns them.
+
+    What too few rows tell stays as it was: a head's map and threshold, the cut of a level.
 
     Args:
         tables: rows that say "test" are left out.
@@ -120,8 +130,8 @@ def recalibrate(
     logits = guard.raw_logits([(row.prompt, row.response) for row in rows], on_rows)
     targets = targets_of(rows, torch.device("cpu"))
     folds = np.array([uniform_seed(0, "fold", row.prompt) % FOLDS for row in rows])
-    fitted = fit_maps(logits, targets, folds, method)
-    limits = _thresholds(fitted.calibration.apply(logits), targets, rate)
+    fitted = fit_maps(logits, targets, folds, method, guard.calibration)
+    limits = _thresholds(guard, fitted.calibration, logits, targets, rate)
     if block_at is not None and block_at > Severity.MINOR and limits["at_least"][block_at - 1] is None:
         raise PoiseError(
             f"too few rows are graded to tell {block_at.label} from milder harm",
@@ -135,7 +145,7 @@ def recalibrate(
         "thresholds": {
             "unsafe": limits["at_least"][0],
             "categories": limits["categories"],
-            "levels": _levels(guard, limits["cuts"], targets),
+            "levels": limits["cuts"],
             "block": None if block_at is None else limits["at_least"][block_at - 1],
             "false_positive_rate": rate,
         },
@@ -145,22 +155,41 @@ def recalibrate(
     return told
 
 
-def _thresholds(logits: Logits, targets: GuardTargets, rate: float) -> dict[str, list[Any]]:
-    """Of the three levels (None where too few rows are known) and of the 19 categories (0.5 there)."""
+def _thresholds(
+    guard: CalibratedGuard, calibration: Calibration, raw: Logits, targets: GuardTargets, rate: float
+) -> dict[str, list[Any]]:
+    """Of the three levels (None where too few rows are known), of the 19 categories, and the cuts of the levels.
+
+    Args:
+        guard: whose thresholds and cuts are kept where too few rows are known.
+        calibration: the new maps; raw: logits before them.
+    """
+    logits = calibration.apply(raw)
     at_least, categories = targets.at_least.numpy().T, targets.categories.numpy().T
     levels = thresholds(list(sigmoid(logits.at_least).T), list(at_least), rate)
     known = [min(int((told > 0.5).sum()), int((told <= 0.5).sum())) >= LEAST for told in at_least]
+    maps = zip(guard.level_cuts, guard.calibration.severity_maps[1:], calibration.severity_maps[1:], strict=True)
+    two, three = (_carried(cut, old, new) for cut, old, new in maps)
     return {
         "at_least": [limit if fine else None for limit, fine in zip(levels, known, strict=True)],
-        "categories": thresholds(list(sigmoid(logits.categories).T), list(categories), rate),
-        "cuts": list(level_cuts(sigmoid(logits.at_least), targets.at_least.numpy())),
+        "categories": thresholds(list(sigmoid(logits.categories).T), list(categories), rate, guard.category_thresholds),
+        "cuts": list(level_cuts(sigmoid(logits.at_least), targets.at_least.numpy(), (two, three))),
     }
 
 
-def _levels(guard: CalibratedGuard, cuts: Sequence[float], targets: GuardTargets) -> list[float]:
-    """Cut points of the levels: the new ones where levels are known, else those that the guard had."""
-    graded = ((targets.at_least[:, 0] > 0.5) & ~targets.at_least[:, 1].isnan()).sum() >= LEAST
-    return list(cuts if graded else guard.level_cuts)
+def _carried(cut: float, old: Platt | Isotonic, new: Platt | Isotonic) -> float:
+    """The probability by a new map of the logit that has this one by the old; 1 where none has, 0 where all have."""
+    if not 0.0 < cut < 1.0:
+        return cut
+    wanted = np.log(cut) - np.log1p(-cut)
+    if isinstance(old, Isotonic):
+        y, first = np.unique(old.y, return_index=True)
+        if not y[0] < wanted <= y[-1]:
+            return float(wanted > y[-1])
+        raw = np.interp(wanted, y, np.array(old.x)[first])
+    else:
+        raw = (wanted - old[1]) / old[0]
+    return float(sigmoid(mapped_by(new, np.array([raw], np.float32)))[0])
 
 
 def _curves(
