@@ -16,6 +16,7 @@ from poise.align.engine.local import LocalLoop
 from poise.align.engine.rollout import Responses, Rollout, ScoreScale, measure, roll_out
 from poise.align.engine.settings import LoopSettings
 from poise.align.multiplier import LogMultiplier
+from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
 from poise.models.generate import Request
 from poise.models.trunk import Tokens, Trunk
@@ -146,6 +147,23 @@ def test_prompts_walk_through_shuffled_epochs(make_loop: Callable[..., LocalLoop
         assert sorted(names[5 * epoch : 5 * epoch + 5]) == sorted(name for name, _ in PROMPTS)
     assert len({tuple(names[5 * epoch : 5 * epoch + 5]) for epoch in range(4)}) > 1
     assert loop.batch(3) == reversed_loop.batch(3)
+
+
+def test_an_epoch_is_shuffled_once(make_loop: Callable[..., LocalLoop], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten steps of four prompts are eight epochs of five."""
+    shuffled: list[str] = []
+
+    def seed(number: int, epoch: str, name: str) -> int:
+        shuffled.append(epoch)
+        return uniform_seed(number, epoch, name)
+
+    monkeypatch.setattr("poise.align.engine.local.uniform_seed", seed)
+    loop = make_loop()
+    for step in range(10):
+        loop.batch(step)
+    assert shuffled == [str(epoch) for epoch in range(8) for _ in PROMPTS]
+    later, anew = loop.batch(1), make_loop().batch(1)  # back to an epoch that is no longer kept
+    assert later == anew
 
 
 def test_two_processes_ask_what_one_asks(make_loop: Callable[..., LocalLoop], monkeypatch: pytest.MonkeyPatch) -> None:

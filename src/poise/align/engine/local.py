@@ -89,6 +89,7 @@ class LocalLoop:
             for role in self.trained
         }
         self.history: list[dict[str, float]] = []
+        self._shuffled: tuple[int, list[int]] = (-1, [])
 
     @torch.no_grad()
     def _start(self, critic: str, model: str) -> None:
@@ -134,8 +135,7 @@ class LocalLoop:
 
     def step(self, step: int) -> dict[str, float]:
         """One step of the algorithm, in the paper's order (see `ppo_lagrangian`)."""
-        s, started, asked = self.settings, time.perf_counter(), self._asked(step)
-        prompts = [self.prompts[i] for i, _ in asked]
+        s, started, prompts = self.settings, time.perf_counter(), self.batch(step)
         names = [name for name, _ in prompts]
         sampled = roll_out(
             self.trunk,
@@ -145,7 +145,7 @@ class LocalLoop:
             temperature=s.temperature,
             max_new_tokens=s.max_new_tokens,
             rows=s.rows_per_batch,
-            turns=[turn for _, turn in asked],
+            turns=[turn for _, turn in self._asked(step)],
         )
         batches = packed(self.trunk, sampled, s.rows_per_batch) if self.packed else sampled
         rolled = time.perf_counter()
@@ -201,9 +201,12 @@ class LocalLoop:
         return [(prompt, before + turn) for prompt, before in mine(chosen) for turn in range(each)]
 
     def _order(self, epoch: int) -> list[int]:
-        return sorted(
-            range(len(self.prompts)), key=lambda i: uniform_seed(self.settings.seed, str(epoch), self.prompts[i][0])
-        )
+        """Shuffled indices of an epoch; the last one asked for is kept, a step asks once for each prompt."""
+        if self._shuffled[0] != epoch:
+            seed, names = self.settings.seed, [name for name, _ in self.prompts]
+            order = sorted(range(len(names)), key=lambda i: uniform_seed(seed, str(epoch), names[i]))
+            self._shuffled = epoch, order
+        return self._shuffled[1]
 
     def update(
         self, rollouts: list[Rollout], learned: Sequence[Learned], step: int, names: Sequence[str]
