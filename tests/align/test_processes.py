@@ -172,6 +172,17 @@ def test_a_broken_launch_is_told(monkeypatch: pytest.MonkeyPatch, name: str, val
         pass
 
 
+def test_more_processes_than_cards_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for key, text in told.items():
+        monkeypatch.setenv(key, text)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(PoiseError, match="process 1 wants card 1, counted from 0, and there is 1") as caught, joined():
+        pass
+    assert caught.value.do == "start as many processes as cards"
+
+
 def _no_space() -> None:
     raise OSError("no space left")
 

@@ -59,7 +59,8 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
     On a machine with CUDA each process takes the card of its LOCAL_RANK and they talk over nccl, otherwise over gloo.
 
     Raises:
-        PoiseError: the launcher's variables are incomplete or not numbers, or the others are not met in time.
+        PoiseError: the launcher's variables are incomplete or not numbers, there are fewer cards than processes, or
+            the others are not met in time.
     """
     if _number("WORLD_SIZE", "1") == 1:
         yield World(0, 1)
@@ -73,7 +74,7 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
     rank, size = _number("RANK"), _number("WORLD_SIZE")
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(_number("LOCAL_RANK", str(rank)))
+        torch.cuda.set_device(_card(rank))
     # Its functions take the group of the moment they are imported as their default and keep it. Imported later, as
     # Transformers does with a model, they hold the group past its end, and its threads abort the interpreter's exit.
     importlib.import_module("torch.distributed.nn.functional")
@@ -89,6 +90,14 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
         yield world()
     finally:
         distributed.destroy_process_group()
+
+
+def _card(rank: int) -> int:
+    card, there = _number("LOCAL_RANK", str(rank)), torch.cuda.device_count()
+    if not 0 <= card < there:
+        what = f"process {rank} wants card {card}, counted from 0, and there {'is' if there == 1 else 'are'} {there}"
+        raise PoiseError(what, where="environment", do="start as many processes as cards")
+    return card
 
 
 def _number(name: str, default: str = "") -> int:
