@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from poise.annotate.aggregation import aggregate_tables
 from poise.annotate.agreement import alpha, read_questions, variables
 from poise.cli.main import main
 from poise.data.records import DualRecord, JudgementRecord, PartialLabel, QARecord, Record, SingleRecord
@@ -188,6 +189,36 @@ def test_choices_follow_the_judgements_and_the_logical_order(tmp_path: Path) -> 
     counts = json.loads((tmp_path / "o" / "aggregation.json").read_text())["counts"]
     assert counts["default safer: by the logical order"] == 2
     assert counts["default safer: undecided"] == 1
+
+
+def test_words_decide_nothing(tmp_path: Path) -> None:
+    pair = DualRecord(prompt="q", responses=("one", "two"))
+    known = QA[2].model_copy(update={"label": PartialLabel(safe=False)})
+    rows = [judged(QA[0].item, "safe", v, r) for v, r in ((False, "a"), (False, "b"), ("safe", "c"))]
+    rows += [judged(QA[1].item, "safe", v, r) for v, r in ((True, "a"), ("unsafe", "b"), ("unsafe", "c"))]
+    rows += [judged(known.item, "safe", "safe", r) for r in "ab"]
+    rows += [judged(":".join(pair.items), "better", v, r) for v, r in ((0, "a"), (0, "b"), (0, "c"), ("tie", "d"))]
+    rows += [judged(":".join(pair.items), "safer", v, r) for v, r in ((True, "a"), (True, "b"), (0, "c"))]
+    tables = open_tables(write(tmp_path / "t", [QA[0], QA[1], known, pair, *rows]))
+    made, report = aggregate_tables(tables, read_questions(tables), tmp_path / "o", "majority")
+    found = [row.label.safe for row in made["qa"].records() if isinstance(row, QARecord)]
+    assert found == [False, True, False]  # words alone leave the row as it was
+    (row,) = made["default"].records()
+    assert isinstance(row, DualRecord)
+    assert (row.better, row.safer) == (0, 0)
+    assert report["counts"]["qa response: not judged"] == 1
+    (variable,) = variables(read_questions(tables)["better"])
+    assert set(variable.ratings.values) == {0, "tie"}  # agreement keeps the tie
+
+
+def test_choices_alone_keep_the_logical_order(tmp_path: Path) -> None:
+    labels = PartialLabel(safe=True), PartialLabel(safe=False, severity=3)
+    pair = DualRecord(prompt="q", responses=("one", "two"), labels=labels)
+    rows = [judged(":".join(pair.items), "safer", 1, r) for r in "ab"]
+    tables = open_tables(write(tmp_path / "t", [pair, *rows]))
+    made, report = aggregate_tables(tables, read_questions(tables), tmp_path / "o", "majority")
+    assert [row.safer for row in made["default"].records() if isinstance(row, DualRecord)] == [0]
+    assert report["counts"]["default safer: by the logical order"] == 1
 
 
 def test_no_judgements_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,11 @@
 """Tables whose labels and choices are the consensus of the judgements beside them.
 
 Labels (questions "label", and "safe" for answers that have no "label") go to `qa` and to the responses of pairs;
-"better" and "safer" to dual pairs, "single" to `single-dimension`. A row that nobody judged stays as it is. One that
-was judged without a decision (a tie, or below the threshold) loses what it had and is counted. The posterior stands in
-`provenance` under "aggregation". Where the final labels say that exactly one response is safe, it is the safer one,
-whatever the judgements say: the logical order.
+"better" and "safer" to dual pairs, "single" to `single-dimension`. Only true and false answer "safe", only 0 and 1 a
+choice; all else, words too, is unjudged. A row that nobody judged stays as it is. One that was judged without a
+decision (a tie, or below the threshold) loses what it had and is counted. The posterior stands in `provenance` under
+"aggregation". Where the final labels say that exactly one response is safe, it is the safer one, whatever the
+judgements say: the logical order.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from poise.annotate.aggregation.majority import majority
 from poise.annotate.aggregation.one_coin import one_coin
 from poise.annotate.agreement.ratings import Floats, Ints
 from poise.annotate.agreement.reading import Question
-from poise.annotate.agreement.variables import SAFE, variables
+from poise.annotate.agreement.variables import CHOICES, SAFE, decisive, variables
 from poise.data.columns import HARM_CATEGORY, RESPONSES, TABLES, hash_column, label_columns
 from poise.data.corpus import canonical_json
 from poise.data.folders import write_json
@@ -105,12 +106,13 @@ def _consensus(
 ) -> tuple[Labels | None, dict[str, Choices], dict[str, Any]]:
     labels: Labels | None = None
     choices, raters = {}, {}
+    questions = {name: decisive(question) for name, question in questions.items()}
     for name in ("label", SAFE):
         if name in questions and len(questions[name].ratings.item):
             found, consensus = labels_of(questions[name], method, threshold)
             labels = found if labels is None else merged(labels, found)
             raters[name] = {part: _quality(questions[name], told) for part, told in consensus.items()}
-    for name in ("better", "safer", "single"):
+    for name in CHOICES:
         if name in questions and len(questions[name].ratings.item):
             (variable,) = variables(questions[name])
             told = method(variable.ratings)
@@ -141,7 +143,7 @@ def _aggregated(
     for question, column in _CHOICES.get(unit, {}).items():
         if question in choices:
             _set_choices(unit, question, column, columns, choices[question], notes, counts)
-    if "safer_response_id" in columns and labels is not None:
+    if "safer_response_id" in columns:
         _keep_order(unit, columns, counts)
     if any(notes):
         texts = zip(columns["provenance"].to_pylist(), notes, strict=True)

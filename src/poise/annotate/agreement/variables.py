@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from poise.annotate.agreement.ratings import Ratings, Scale
+from poise.annotate.agreement.ratings import Ints, Ratings, Scale
 from poise.annotate.agreement.reading import Question
 from poise.data.corpus import canonical_json
 from poise.errors import PoiseError
 from poise.harm import CATEGORIES, PKU, Category
 
 SAFE, SEVERITY, CATEGORY_SET = "safe", "severity", "categories"
+CHOICES = ("better", "safer", "single")
 MOST_NAMES = 63
 """Names that a set can be made of, one bit each."""
+_DECISIVE: dict[str, tuple[Any, Any]] = {SAFE: (False, True)} | dict.fromkeys(CHOICES, (0, 1))
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,24 @@ def variables(question: Question, orders: Mapping[str, Sequence[Any]] | None = N
     return [Variable(question.name, _recoded(ratings, *_scale(question.name, ratings.values), question.name))]
 
 
+def decisive(question: Question) -> Question:
+    """The answers to "safe" that are true or false, those to a choice that are 0 or 1; all else is unjudged."""
+    if question.name not in _DECISIVE:
+        return question
+    values = _DECISIVE[question.name]
+    ratings = question.ratings.recoded(_places(question.ratings.values, values), values)
+    items, item = np.unique(ratings.item, return_inverse=True)
+    return replace(
+        question,
+        ratings=replace(ratings, item=item, items=len(items)),
+        names=question.names.take(pa.array(items)),
+        unjudged=question.unjudged + len(question.ratings.item) - len(item),
+    )
+
+
 def _scale(name: str, values: Sequence[Any]) -> tuple[Sequence[Any], Scale]:
     """All values in their order, and what scale they make."""
-    if name in ("better", "safer", "single") and all(value in (0, 1) for value in values):
+    if name in CHOICES and all(value in (0, 1) and not isinstance(value, bool) for value in values):
         return (0, 1), "nominal"
     if all(isinstance(value, bool) for value in values):
         return (False, True), "nominal"
@@ -73,13 +91,17 @@ def _is_number(value: object) -> bool:
 
 def _recoded(ratings: Ratings, order: Sequence[Any], scale: Scale, where: str) -> Ratings:
     """The values in the order given."""
+    codes = _places(ratings.values, order)
+    if (codes < 0).any():
+        missing = ratings.values[int(codes.argmin())]
+        raise PoiseError(f"value {missing!r} has no place in the order", where=where, do="name all values")
+    return ratings.recoded(codes, order, scale)
+
+
+def _places(values: Sequence[Any], order: Sequence[Any]) -> Ints:
+    """[K] where each value stands in the order, -1 where it does not."""
     places = {canonical_json(value): i for i, value in enumerate(order)}
-    codes = [places.get(canonical_json(value), -1) for value in ratings.values]
-    if -1 in codes:
-        raise PoiseError(
-            f"value {ratings.values[codes.index(-1)]!r} has no place in the order", where=where, do="name all values"
-        )
-    return ratings.recoded(np.array(codes, np.int64), order, scale)
+    return np.array([places.get(canonical_json(value), -1) for value in values], np.int64)
 
 
 def _sets(ratings: Ratings, where: str) -> Ratings:
