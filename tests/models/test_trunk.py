@@ -338,6 +338,14 @@ def test_a_folder_that_is_no_causal_model_is_refused(tmp_path: Path) -> None:
         Trunk(tmp_path)
 
 
+def test_a_model_file_that_was_cut_off_is_refused(tiny_lm: Path, tmp_path: Path, float32: None) -> None:
+    folder = shutil.copytree(tiny_lm, tmp_path / "cut-off")
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(PoiseError, match="can't be loaded as a causal language model"):
+        Trunk(folder)
+
+
 def test_bfloat16_trunk_trains_float32_adapters(tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poise.models.trunk.frozen_dtype", lambda device: torch.bfloat16)
     trunk = Trunk(tiny_lm, roles=("actor", "cost"), scalar_roles=("cost",), shared_layers=2, device=CPU)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,21 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
             do="free some space, then run it again",
             exit_code=3,
         ) from error
+
+
+@contextmanager
+def faults_of_the_disk() -> Iterator[None]:
+    """Let a fault of the file system under a file of weights be an `OSError`, as it is under every other file.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

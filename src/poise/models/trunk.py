@@ -318,6 +318,7 @@ def load_causal_lm(source: str | Path, device: torch.device, dtype: torch.dtype 
     Raises:
         PoiseError: not loadable as a causal LM, or without a chat template or end-of-sequence token.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -325,7 +326,7 @@ def load_causal_lm(source: str | Path, device: torch.device, dtype: torch.dtype 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or frozen_dtype(device))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise PoiseError(
             f"can't be loaded as a causal language model: {str(error).splitlines()[0]}",
             where=str(source),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,33 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_lm: Path, instruction_file:
     with pytest.raises(PoiseError, match=r"the loss of step .* a lower --learning-rate") as error:
         fine_tune(instruction_file, tiny_lm, tmp_path / "out", settings)
     assert error.value.exit_code == 4 and not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_at_the_end_loses_nothing(
+    tiny_lm: Path, instruction_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    def full(*arguments: Any, **named: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left")
+
+    settings = FAST._replace(max_steps=2, eval_share=0.0, eval_every=0)
+    with monkeypatch.context() as patch, pytest.raises(PoiseError, match=r"No space left.*free some space") as told:
+        patch.setattr("transformers.modeling_utils.safe_save_file", full)
+        fine_tune(instruction_file, tiny_lm, tmp_path / "out", settings)
+    assert told.value.exit_code == 3 and not (tmp_path / "out").exists()
+    began: list[int] = []
+    watch = Watch(step=lambda done, total, loss: began.append(done))
+    fine_tune(instruction_file, tiny_lm, tmp_path / "out", settings, watch=watch)
+    assert began == [2]
+
+
+def test_a_model_file_that_was_cut_off_is_named(tiny_lm: Path, instruction_file: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_lm, tmp_path / "cut-off")
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(PoiseError, match=r"cut-off: can't be loaded as a causal language model"):
+        fine_tune(instruction_file, folder, tmp_path / "out", FAST)
 
 
 def test_nothing_left_to_train_on(tiny_lm: Path, instruction_file: Path, tmp_path: Path) -> None:

@@ -190,8 +190,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_step(
     assert begun[0] == 2 and contents(out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("at_the_end", [False, True], ids=["checkpoint", "adapter"])
 def test_a_full_disk_gives_one_line_and_loses_nothing(
-    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_the_end: bool
 ) -> None:
     from safetensors import SafetensorError
 
@@ -206,7 +207,7 @@ def test_a_full_disk_gives_one_line_and_loses_nothing(
     monkeypatch.setattr("safetensors.torch.save_file", save_file)
 
     def fill(phase: str, done: int, total: int, loss: float) -> None:
-        full[0] = done == 2
+        full[0] = done == (total if at_the_end else 2)
 
     with pytest.raises(PoiseError, match=r"can't be written \(.*No space left.*free some space") as told:
         train_offline(recipe, out, Watch(step=fill))
@@ -214,16 +215,27 @@ def test_a_full_disk_gives_one_line_and_loses_nothing(
     begun: list[int] = []
     full[0] = False
     train_offline(recipe, out, Watch(step=lambda phase, done, total, loss: begun.append(done)))
-    train_offline(recipe, tmp_path / "whole")
-    assert begun[0] == 2 and contents(out) == contents(tmp_path / "whole")
+    whole = train_offline(recipe, tmp_path / "whole")
+    assert begun[0] == (whole["steps"] if at_the_end else 2) and contents(out) == contents(tmp_path / "whole")
 
 
-def test_peft_and_transformers_open_what_comes_out(make_recipe: Make, tiny_lm: Path, tmp_path: Path) -> None:
+def test_peft_and_transformers_open_what_comes_out(
+    make_recipe: Make, tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from peft import PeftModel
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out = tmp_path / "out"
     train_offline(make_recipe("dpo"), out)
+
+    def full(*arguments: Any, **named: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left")
+
+    with monkeypatch.context() as patch, pytest.raises(PoiseError, match=r"No space left.*free some space") as told:
+        patch.setattr("transformers.modeling_utils.safe_save_file", full)
+        export_merged(out, tmp_path / "merged")
+    assert told.value.exit_code == 3 and not (tmp_path / "merged").exists()
     export_merged(out, tmp_path / "merged")
     trunk = open_policy(out)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")

@@ -24,6 +24,7 @@ from poise.data.folders import disk_error, partial_folder, write_json
 from poise.data.resumable import finished, open_work, refuse_foreign, work_folder
 from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
+from poise.models.checkpoint import faults_of_the_disk
 from poise.models.encoder import ignore
 from poise.models.fingerprint import fingerprint
 
@@ -212,7 +213,8 @@ def _write(
     partial.mkdir(parents=True)
     whole = next((example for part in encoded[:2] for example in part if not example.cut), None)
     try:
-        weights.save(partial, tokenizer, None if whole is None else whole.ids[-1])
+        with faults_of_the_disk():
+            weights.save(partial, tokenizer, None if whole is None else whole.ids[-1])
         draw_losses(partial / "loss.svg", training.steps, training.evaluations)
         write_json(partial / REPORT, report)
         partial.replace(out)

@@ -49,6 +49,7 @@ class Weights:
     """
 
     def __init__(self, source: Path | str, rank: int, seed: int) -> None:
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
@@ -57,7 +58,7 @@ class Weights:
         fast = frozen_dtype(device)
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise _unloadable(source, error) from error
         self.saved_dtype: torch.dtype = model.dtype
         model = model.to(device=device, dtype=fast if rank else torch.float32)

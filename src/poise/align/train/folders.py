@@ -20,6 +20,7 @@ from poise.data.corpus import write_jsonl
 from poise.data.folders import partial_folder, write_json
 from poise.data.resumable import work_folder
 from poise.errors import PoiseError
+from poise.models.checkpoint import faults_of_the_disk
 from poise.models.memory import peak_mb
 from poise.models.trunk import Trunk
 
@@ -66,7 +67,8 @@ def write_run(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            policy.save(partial)
+            with faults_of_the_disk():
+                policy.save(partial)
             trunk.tokenizer.save_pretrained(partial)
             write_jsonl(partial / "history.jsonl", history)
             write_jsonl(partial / "left-out.jsonl", ({"rule": rule, "where": where} for rule, where in left_out))

@@ -29,6 +29,7 @@ from poise.data.folders import disk_error, partial_folder, refuse_used
 from poise.data.resumable import refuse_other
 from poise.errors import PoiseError
 from poise.models.bundled import resolve
+from poise.models.checkpoint import faults_of_the_disk
 from poise.models.fingerprint import fingerprint
 from poise.models.separate import SeparateModels
 from poise.models.trunk import Trunk
@@ -146,7 +147,8 @@ def export_merged(folder: Path, out: Path, *, replace: bool = False) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        model.to(form).save_pretrained(partial)
+        with faults_of_the_disk():
+            model.to(form).save_pretrained(partial)
         AutoTokenizer.from_pretrained(folder).save_pretrained(partial)
         shutil.copyfile(folder / REPORT, partial / "poise-alignment.json")
         if out.exists():
