@@ -17,6 +17,7 @@ from poise.data.containers import Line, write_lines
 from poise.data.reading import Reader
 from poise.data.records import JudgementRecord, PartialLabel, QARecord, Record
 from poise.data.tables import open_tables
+from poise.data.validate import validate
 from poise.data.writing import write_format
 from poise.errors import PoiseError
 
@@ -65,11 +66,20 @@ def test_annotations_of_one_item_become_one_row_and_all_judgements(tmp_path: Pat
     labels = [(r.prompt, r.response, r.label.safe) for r in tables["qa"].records() if isinstance(r, QARecord)]
     assert labels == [("q", "a", False), ("z", "a", False), ("q", "b", None)]  # most say; a tie is unjudged
     judged = [r for r in tables["judgements"].records() if isinstance(r, JudgementRecord)]
-    assert [r.round for r in judged] == [0, 0, 1, 2, 0, 1]
+    assert [r.rater for r in judged] == [f"someone-{n}" for n in (1, 1, 2, 3, 1, 2)]
+    assert {r.round for r in judged} == {0}
     assert {(r.dataset, r.licence) for r in judged} == {("mine", "MIT")}
     write_format(tables, TOY, tmp_path / "again.jsonl")
     again = [json.loads(line) for line in (tmp_path / "again.jsonl").read_text().splitlines()]
     assert sorted(map(str, again)) == sorted(map(str, [json.loads(line) for line in path.read_text().splitlines()]))
+
+
+def test_annotations_of_one_item_are_by_several_raters_wherever_they_stand(tmp_path: Path) -> None:
+    files = [source(tmp_path, row(ok=False), row(ok=False), name="a.jsonl"), source(tmp_path, row(), name="b.jsonl")]
+    tables = Reader(TOY).read(files, tmp_path / "out")
+    judged = [r for r in tables["judgements"].records() if isinstance(r, JudgementRecord)]
+    assert [(r.rater, r.round) for r in judged] == [("someone-1", 0), ("someone-2", 0), ("someone-3", 0)]
+    assert validate(tables).counts["duplicate-row"] == 0
 
 
 def test_bad_rows_are_quarantined_with_rule_place_and_row(tmp_path: Path) -> None:

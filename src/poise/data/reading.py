@@ -113,9 +113,10 @@ class Reader:
         """
         files = [file for path in paths for file in find_files(path)]
         votes = self._count_votes(files) if self.format.repeats else None
+        annotations: Counter[tuple[str, str, str]] = Counter()
         for file in files:
             if (batches := self._columnar(file)) is None:
-                self._read_rows(file, writer, votes, progress)
+                self._read_rows(file, writer, votes, annotations, progress)
                 continue
             for batch in batches:
                 writer.write(COLUMNAR[self.format.name], batch)
@@ -198,9 +199,14 @@ class Reader:
         return record.model_copy(update=missing) if missing else record
 
     def _read_rows(
-        self, file: Path, writer: TableWriter, votes: dict[str, _Votes] | None, progress: Progress | None
+        self,
+        file: Path,
+        writer: TableWriter,
+        votes: dict[str, _Votes] | None,
+        annotations: Counter[tuple[str, str, str]],
+        progress: Progress | None,
     ) -> None:
-        rounds: Counter[tuple[str, str, str]] = Counter()
+        """Where rows are annotations, each is by a rater of its own: nobody tells which ones are by the same person."""
         done = 0
         for record in self.records([file], writer.quarantine, writer.repaired):
             if votes is not None and isinstance(record, QARecord):
@@ -209,8 +215,8 @@ class Reader:
                 writer.add(record.model_copy(update={"label": standing.label()}))
             elif votes is not None and isinstance(record, JudgementRecord):
                 key = (record.item, record.question, record.rater)
-                writer.add(record.model_copy(update={"round": rounds[key]}))
-                rounds[key] += 1
+                annotations[key] += 1
+                writer.add(record.model_copy(update={"rater": f"{record.rater}-{annotations[key]}"}))
             else:
                 writer.add(record)
             done += 1

@@ -51,8 +51,9 @@ class Format:
         encode: a record and the judgements about it -> source rows; None where the format is only read.
         units: units that `encode` takes.
         suffix: container that the format is usually kept in, for writing.
-        repeats: several rows may be several annotations of one item: each becomes a judgement, the item stays one row
-            and its label is what most of them say.
+        repeats: several rows may be several annotations of one item: each becomes a judgement by a rater of its own
+            (the name that `decode` gives and a number from 1), the item stays one row and its label is what most of
+            them say.
         licence: of the public data in this format, None where the format says nothing about it.
     """
 
