@@ -109,6 +109,27 @@ def test_a_changed_input_or_poise_version_reruns(recipe_file: Path, monkeypatch:
     assert _plan(recipe_file, "numbers.count=5")[0][1].startswith("Poise changed from 0.0.")
 
 
+def test_a_model_folder_that_was_trained_again_reruns(recipe_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my-sft"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"old")
+    mine = f"models.policy={folder}"
+    first = _run(recipe_file, mine)
+    assert set(first.stages["numbers"].manifest.inputs) == {"model policy"}
+    assert _actions(_run(recipe_file, mine)) == ["skip"] * 3
+    (folder / "model.safetensors").write_bytes(b"new")
+    assert _plan(recipe_file, mine)[0] == ("run", "input model policy changed")
+    stop = recipe_file.parent / "raise-at-2"
+    stop.write_text("interrupt")
+    with pytest.raises(PoiseError):
+        _run(recipe_file, mine)
+    stop.unlink()
+    assert _plan(recipe_file, mine)[0] == ("continue", "interrupted earlier")
+    (folder / "model.safetensors").write_bytes(b"newer")  # parts of two models in one stage would be of neither
+    assert _plan(recipe_file, mine)[0] == ("run", "input model policy changed")
+
+
 def test_outside_the_main_thread_signals_are_left_alone(recipe_file: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         assert _actions(pool.submit(_run, recipe_file).result()) == ["run"] * 3

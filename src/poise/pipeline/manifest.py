@@ -29,10 +29,10 @@ class Output(BaseModel):
 class Manifest(BaseModel):
     """Everything known about one finished stage.
 
-    `inputs` maps each stage read to the `outputs_sha256` of what was read, and "file <name>" to the SHA-256 of a file
-    outside the run. `outputs_sha256` covers the output files
-    and no time. `seconds` and `peak_memory_mb` (MiB) belong to the attempt that finished the stage; `continued` says
-    that earlier, interrupted attempts did some of its parts.
+    `inputs` maps each stage read to the `outputs_sha256` of what was read, "file <name>" to the SHA-256 of a file
+    outside the run, and "model <role>" to the fingerprint of a model that is a folder. `outputs_sha256` covers the
+    output files and no time. `seconds` and `peak_memory_mb` (MiB) belong to the attempt that finished the stage;
+    `continued` says that earlier, interrupted attempts did some of its parts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,7 +70,7 @@ def fingerprint(
         settings: all its settings as JSON values.
         seed: the recipe's seed.
         models: role -> model.
-        inputs: stage -> `outputs_sha256`.
+        inputs: as in `Manifest`.
         version: of Poise.
     """
     return sha256_json(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import poise
 from poise.errors import PoiseError
+from poise.models import fingerprint as weights
+from poise.models.bundled import BUNDLED
 from poise.pipeline.context import FINGERPRINT, MANIFEST, Stage
 from poise.pipeline.files import sha256_file
 from poise.pipeline.manifest import Manifest, damage, fingerprint, read_manifest
@@ -26,7 +29,8 @@ class PlannedStage:
         name: the stage.
         folder: its finished folder, `<out>/<NN>-<stage>`.
         partial: its working folder, `<out>/.<NN>-<stage>.partial`.
-        inputs: stage -> `outputs_sha256` of what it reads, and "file <name>" -> SHA-256 of files outside the run.
+        inputs: stage -> `outputs_sha256` of what it reads, "file <name>" -> SHA-256 of files outside the run, and
+            "model <role>" -> fingerprint of a model that is a folder.
         fingerprint: of all that decides its outputs.
         action: "unsure" (in a plan only) means that an input runs again and may come out the same.
         why: one phrase for people.
@@ -100,6 +104,7 @@ def decide(recipe: Recipe, stage: Stage, out: Path, inputs: dict[str, str], *, v
     settings = recipe.settings[stage.name].model_dump(mode="json")
     outside = stage.reads(recipe.settings[stage.name], recipe.path.parent)
     inputs = inputs | {f"file {name}": sha256_file(path) for name, path in outside.items()}
+    inputs |= _model_folders(recipe.models)
     print_ = fingerprint(stage=stage.name, settings=settings, seed=recipe.seed, models=recipe.models, inputs=inputs)
     folder, partial = folders(recipe, out, stage.name)
     manifest = read_manifest(folder)
@@ -140,6 +145,23 @@ def read_fingerprint(partial: Path) -> str | None:
         return (partial / FINGERPRINT).read_text(encoding="ascii").strip()
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         return None
+
+
+def _model_folders(models: Mapping[str, str]) -> dict[str, str]:
+    """ "model <role>" -> fingerprint of each model that is a folder; the weights behind a name stay what they are."""
+    found = {}
+    for role, name in models.items():
+        folder = Path(name).expanduser()
+        if name not in BUNDLED and folder.is_dir():
+            files = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
+            found[f"model {role}"] = _weights(folder, tuple((n, s.st_size, s.st_mtime_ns) for n, s in files))
+    return found
+
+
+@lru_cache(maxsize=8)
+def _weights(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    """Read once in a process as long as names, sizes and times of the `files` stay the same."""
+    return weights.fingerprint(folder, None)
 
 
 def _existing(target: Path, pattern: str) -> Path:
