@@ -88,7 +88,7 @@ def test_a_long_conversation_is_cut_and_its_end_not_learnt(make_tokenizer: Calla
                 encoded(tokenizer, TWO, length)
         else:
             cut = encoded(tokenizer, TWO, length)
-            assert cut == (whole.ids[:length], whole.learnt[:length], True)
+            assert cut == Example(whole.ids[:length], whole.learnt[:length], True)
     assert not encoded(tokenizer, TWO, len(whole.ids)).cut
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from poise.align.sft.batches import Batch
+from poise.align.sft.loss import TokenLoss
 from poise.align.sft.runs import REPORT, Watch, fine_tune, is_held_out
 from poise.align.sft.training import Settings, learning_rate
+from poise.align.sft.weights import load_tokenizer
 from poise.data.resumable import work_folder
 from poise.errors import PoiseError
 
@@ -195,9 +199,37 @@ def test_what_is_saved_opens_and_speaks_its_template(tiny_lm: Path, instruction_
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny_lm: Path, instruction_file: Path, tmp_path: Path) -> None:
     settings = FAST._replace(learning_rate=1e30, warmup=0.0, eval_share=0.0, eval_every=0)
-    with pytest.raises(PoiseError, match=r"the loss of step .* a lower --learning-rate") as error:
+    with pytest.raises(PoiseError, match=r"the gradient of step .* a lower --learning-rate") as error:
         fine_tune(instruction_file, tiny_lm, tmp_path / "out", settings)
     assert error.value.exit_code == 4 and not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_no_number_names_its_rows_and_keeps_the_steps_before(
+    tiny_lm: Path, instruction_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls, settings = TokenLoss.__call__, [0], FAST._replace(max_steps=4, eval_share=0.0, eval_every=0)
+    seen: list[list[list[int]]] = []
+
+    def odd(self: TokenLoss, batch: Batch) -> tuple[torch.Tensor, int]:
+        calls[0] += 1
+        value, targets = real(self, batch)
+        if calls[0] == 6:  # two micro-batches a step: the second one of step 3
+            seen.append(batch.ids.tolist())
+            value = value * math.nan
+        return value, targets
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(PoiseError, match=r"the loss of step 3 .*kept") as told:
+        patch.setattr(TokenLoss, "__call__", odd)
+        fine_tune(instruction_file, tiny_lm, out, settings)
+    named = re.findall(r"instructions\.jsonl:(\d+)", told.value.what)
+    assert told.value.exit_code == 4 and len(named) == settings.batch_size
+    tokenizer, lines = load_tokenizer(tiny_lm), instruction_file.read_text().splitlines()
+    text = " ".join(tokenizer.decode(row) for row in seen[0])
+    assert all(json.loads(lines[int(number) - 1])["output"].strip() in text for number in named)
+    began: list[int] = []
+    parts = fine_tune(instruction_file, tiny_lm, out, settings, watch=Watch(step=lambda *told: began.append(told[0])))
+    assert began[0] == 2 and results(parts) == results(fine_tune(instruction_file, tiny_lm, tmp_path / "2", settings))
 
 
 def test_a_full_disk_at_the_end_loses_nothing(

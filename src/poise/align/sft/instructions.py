@@ -40,11 +40,13 @@ class Instructions(NamedTuple):
         conversations: usable rows in the order of the files; each ends with the assistant.
         dropped: rows left out, by reason.
         sha256: of all files, in order.
+        places: file and number of each conversation's row.
     """
 
     conversations: list[list[Message]]
     dropped: Counter[str]
     sha256: str
+    places: list[str]
 
 
 def read_instructions(path: Path, on_row: Callable[[int], object] = ignore) -> Instructions:
@@ -58,6 +60,7 @@ def read_instructions(path: Path, on_row: Callable[[int], object] = ignore) -> I
         PoiseError: no such file, an unknown suffix, or not one usable row.
     """
     conversations: list[list[Message]] = []
+    places: list[str] = []
     dropped: Counter[str] = Counter()
     digest = hashlib.sha256()
     files = find_files(path)
@@ -69,6 +72,8 @@ def read_instructions(path: Path, on_row: Callable[[int], object] = ignore) -> I
                 conversations.append(conversation(_row(line)))
             except BadRowError as reason:
                 dropped[str(reason)] += 1
+            else:
+                places.append(f"{file.name}:{line.number}")
             on_row(1)
     if not conversations:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common()) or "it is empty"
@@ -77,7 +82,7 @@ def read_instructions(path: Path, on_row: Callable[[int], object] = ignore) -> I
             where=str(path),
             do="rows need instruction + output, prompt + response, or messages",
         )
-    return Instructions(conversations, dropped, digest.hexdigest())
+    return Instructions(conversations, dropped, digest.hexdigest(), places)
 
 
 def conversation(row: dict[str, Any]) -> list[Message]:

@@ -75,9 +75,9 @@ def encode_all(
     control: Control = control_tokens(tokenizer)
     parts: tuple[list[Example], list[Example]] = ([], [])
     dropped = Counter(data.dropped)
-    for messages in data.conversations:
+    for messages, place in zip(data.conversations, data.places, strict=True):
         try:
-            example = encode(tokenizer, messages, settings.max_length, control)
+            example = encode(tokenizer, messages, settings.max_length, control)._replace(where=place)
         except BadRowError as reason:
             dropped[str(reason)] += 1
         else:
@@ -108,7 +108,8 @@ def fine_tune(
         watch: what is told on the way.
 
     Raises:
-        PoiseError: wrong input, a folder in use, or a stopped run with other settings.
+        PoiseError: wrong input, a folder in use, a stopped run with other settings, or a loss that is not finite (exit
+            code 4; what was trained before that step is in the work folder).
     """
     watch, settings = watch or Watch(), settings.checked()
     if save_every < 1:

@@ -40,11 +40,13 @@ class Example(NamedTuple):
         ids: int[T], the whole conversation up to the last token that is learnt.
         learnt: bool[T], true at tokens of answers and at the tokens that end them.
         cut: whether it was longer than the limit; the end token of the last answer is then not learnt.
+        where: its row, for messages.
     """
 
     ids: list[int]
     learnt: list[bool]
     cut: bool
+    where: str = ""
 
     @property
     def targets(self) -> int:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 
@@ -22,6 +22,7 @@ from poise.errors import PoiseError
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 from poise.models.encoder import ignore
 
+_NAMED = 4  # rows named in a message
 FULL_RATE, LORA_RATE = 2e-5, 2e-4
 """Default learning rates; that of LoRA is ours, a tenfold one is usual."""
 
@@ -196,7 +197,8 @@ class Training:
         """Train to the end of the plan, from the checkpoint where there is one.
 
         Raises:
-            PoiseError: the loss is not finite (exit code 4), or the checkpoint is damaged.
+            PoiseError: a loss or gradient is not finite (exit code 4; what was trained before that step is in the
+                checkpoint), or the checkpoint is damaged.
         """
         total = len(self.plan)
         self._resume()
@@ -221,24 +223,38 @@ class Training:
         made = [collate(self.examples, rows, self.pad) for rows in batches]
         targets, total = sum(batch.targets for batch in made), 0.0
         self.optimizer.zero_grad()
-        for batch in made:
+        for batch, rows in zip(made, batches, strict=True):
             value, _ = self.loss(batch)
+            if not math.isfinite(float(value.detach())):
+                self._stop(step, "the loss", rows)
             (value / targets).backward()  # type: ignore[no-untyped-call]
             total += float(value.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
-        if not math.isfinite(total) or not math.isfinite(norm):
-            raise PoiseError(
-                f"the loss of step {step + 1} is {total / targets}, its gradient {norm}",
-                where="sft",
-                do="start again with a lower --learning-rate and another --out",
-                exit_code=4,
-            )
+        if not math.isfinite(norm):
+            self._stop(step, "the gradient", [row for rows in batches for row in rows])
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         tokens = sum(len(self.examples[at].ids) for rows in batches for row in rows for at in row)
         entry = {"loss": total / targets, "rate": rate, "norm": norm, "tokens": tokens, "targets": targets}
         return {"step": step + 1, **entry}
+
+    def _stop(self, step: int, what: str, rows: Sequence[Sequence[int]]) -> NoReturn:
+        """Keep what was trained before this step, and name its rows.
+
+        Raises:
+            PoiseError: always.
+        """
+        self._save()
+        places = [self.examples[at].where for row in rows for at in row]
+        more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+        raise PoiseError(
+            f"{what} of step {step + 1} is not a number, in the batch of {', '.join(places[:_NAMED])}{more}",
+            where="sft",
+            do=f"the weights after step {step} are kept; start again with a lower --learning-rate, or mend these rows, "
+            "and another --out",
+            exit_code=4,
+        )
 
     def _evaluate(self) -> None:
         if self.held_out:
