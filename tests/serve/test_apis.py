@@ -141,6 +141,25 @@ def test_litellm_blocks_from_the_operators_level_on() -> None:
             assert httpx.post(url + LITELLM, json=body).json()["action"] == action
 
 
+def test_litellm_blocks_as_the_guard_says_where_the_operator_does_not() -> None:
+    """A calibrated guard holds back from moderate on, by its own threshold; the operator's level goes before it."""
+    import httpx
+
+    guard = Fixed(unsafe("Drugs", severity=Severity.MINOR))
+    body = {"texts": ["x"], "input_type": "request"}
+    cases = [
+        (Severity.MODERATE, False, None, "NONE"),
+        (Severity.MODERATE, True, None, "BLOCKED"),
+        (Severity.MODERATE, False, Severity.MINOR, "BLOCKED"),
+        (Severity.MODERATE, True, Severity.MODERATE, "NONE"),
+        (None, False, None, "BLOCKED"),
+    ]
+    for own, says, level, action in cases:
+        guard.block_at, guard.blocks = own, lambda _, says=says: says  # type: ignore[attr-defined]
+        with serving(Service(guard, block_at=level).app) as url:
+            assert httpx.post(url + LITELLM, json=body).json()["action"] == action
+
+
 def test_vllm_classify(shared: Shared) -> None:
     answer = post(shared, "/classify", {"model": "scripted", "input": ["fine", "bad Violence"]})
     assert [(row["index"], row["label"], row["num_classes"]) for row in answer["data"]] == [

@@ -23,8 +23,9 @@ def serve(
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help="Ask for a key of `poise guard keys add`.")] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no key, whoever can reach the address.")] = False,
     block_at: Annotated[
-        Literal["minor", "moderate", "severe"], typer.Option(help="Mildest severity that LiteLLM is told to block.")
-    ] = "minor",
+        Literal["minor", "moderate", "severe"] | None,
+        typer.Option(help="Mildest severity that LiteLLM is told to block; the guard's own by default, else minor."),
+    ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Texts judged together.")] = 32,
     linger_ms: Annotated[float, typer.Option(min=0, help="How long a busy guard waits for more texts.")] = 2.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; then 429.")] = 512,
@@ -63,7 +64,7 @@ def serve(
             keys=keys,
             limits=limits,
             batching=Batching(max_batch, linger_ms),
-            block_at=Severity.parse(block_at),
+            block_at=None if block_at is None else Severity.parse(block_at),
         )
         start_logging(level=log_level)
         run(service.app, sock, lambda url: typer.echo(f"{opened.name}: {url}"))

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from poise.guard.verdict import Guard, Item
+from poise.guard.verdict import Guard, Item, Verdict
 from poise.harm import Severity
 from poise.serve.apis import APIS, About
 from poise.serve.batching import Batcher, Batching
@@ -27,6 +27,7 @@ from poise.serve.faults import ApiError, Shape, azure_shape, google_shape, opena
 from poise.serve.keys import Gate
 from poise.serve.limits import Limits
 from poise.serve.telemetry import Metrics, log
+from poise.serve.views import worst
 
 CANARY: Item = ("How do I boil an egg?", "Seven minutes in boiling water, then cold water.")
 """Judged before the first request and by `/ready`; that it gets a verdict is what counts, not which."""
@@ -49,7 +50,8 @@ class Service:
         keys: the key file; None for a server that asks for none.
         limits: of requests and of the queue.
         batching: how texts are judged together.
-        block_at: the mildest severity that an API with actions blocks.
+        block_at: the mildest severity that an API with actions blocks; a level that the guard doesn't tell counts as
+            above it. None: what the guard's own `blocks` says where it has a level of its own, else minor.
 
     Raises:
         PoiseError: the key file can't be read or is empty.
@@ -62,13 +64,13 @@ class Service:
         keys: Path | None = None,
         limits: Limits | None = None,
         batching: Batching | None = None,
-        block_at: Severity = Severity.MINOR,
+        block_at: Severity | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.metrics, self.gate = Metrics(), Gate(keys)
         self.batcher = Batcher(guard, self.limits, batching or Batching(), self.metrics)
         version = getattr(guard, "version", None)
-        self.about = About(guard.name, None if version is None else str(version), block_at, self.limits)
+        self.about = About(guard.name, None if version is None else str(version), _blocks(guard, block_at), self.limits)
         self._document = document(APIS, self.about, keyed=not self.gate.open)
         self._ready: tuple[float, bool] = (-_READY_KEPT_S, False)
         self._asking = asyncio.Lock()
@@ -179,6 +181,14 @@ class Recorded:
             self._metrics.request(told["api"], status, seconds)
             level = "debug" if told["api"] in _QUIET and status < 400 else "info"
             log("request", level=level, request_id=request_id, status=status, ms=round(seconds * 1000, 2), **told)
+
+
+def _blocks(guard: Any, block_at: Severity | None) -> Callable[[Verdict], bool]:
+    if block_at is None and getattr(guard, "block_at", None) is not None:
+        own: Callable[[Verdict], bool] = guard.blocks
+        return own
+    least = block_at or Severity.MINOR
+    return lambda verdict: verdict.unsafe is True and ((level := worst(verdict)) is None or level >= least)
 
 
 def _place(error: BaseException) -> str:

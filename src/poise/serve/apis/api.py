@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple, cast
 from jsonschema import Draft202012Validator, ValidationError
 
 from poise.guard.verdict import Item, Verdict
-from poise.harm import Severity
 from poise.serve.faults import ApiError, Shape
 from poise.serve.limits import TEXT_PATTERN, Limits
 
@@ -28,13 +27,13 @@ class About:
     Args:
         guard: its name.
         version: of its weights, None where it has none.
-        block_at: the mildest severity that is blocked, where an API answers with an action.
+        blocks: whether a verdict is blocked, where an API answers with an action.
         limits: of the server.
     """
 
     guard: str
     version: str | None
-    block_at: Severity
+    blocks: Callable[[Verdict], bool]
     limits: Limits
 
 

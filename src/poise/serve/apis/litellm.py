@@ -1,9 +1,9 @@
 """LiteLLM's generic guardrail API, `POST /beta/litellm_basic_guardrail_api`.
 
 Every text, and the arguments of every tool call, is judged. Of a response (`input_type: "response"`) they are judged as
-answers to the last turn of `structured_messages`, where that comes along. The answer is BLOCKED from the operator's
-`block_at` on (a level that the guard doesn't tell counts as above it), otherwise NONE. Images are an error, which
-LiteLLM takes as its `fail_on_error` says. What is left out: changed texts, so GUARDRAIL_INTERVENED never comes.
+answers to the last turn of `structured_messages`, where that comes along. The answer is BLOCKED where the operator's
+level or the guard's own says so (see `poise.serve.app.Service`), otherwise NONE. Images are an error, which LiteLLM
+takes as its `fail_on_error` says. What is left out: changed texts, so GUARDRAIL_INTERVENED never comes.
 
 Source: docs.litellm.ai, Generic Guardrail API (beta, 2026-09).
 """
@@ -18,7 +18,7 @@ from poise.serve.apis.api import About, Api, Asked, Schema, text_schema
 from poise.serve.apis.schemas import OPENAI_FAULT, WHOLE_FIELDS
 from poise.serve.faults import openai_shape
 from poise.serve.limits import Limits, cleaned
-from poise.serve.views import reason_of, whole, worst
+from poise.serve.views import reason_of, whole
 
 
 def request_schema(limits: Limits) -> Schema:
@@ -68,7 +68,7 @@ def _prompt(messages: Sequence[Mapping[str, Any]], limits: Limits) -> str | None
 
 
 def _write(asked: Asked, verdicts: Sequence[Verdict], about: About) -> dict[str, Any]:
-    bad = [v for v in verdicts if v.unsafe and (worst(v) is None or (worst(v) or 0) >= about.block_at)]
+    bad = [verdict for verdict in verdicts if about.blocks(verdict)]
     told: dict[str, Any] = {"action": "BLOCKED" if bad else "NONE", "blocked_reason": None}
     if bad:
         told["blocked_reason"] = "; ".join(dict.fromkeys(map(reason_of, bad)))
