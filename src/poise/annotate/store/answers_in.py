@@ -91,7 +91,7 @@ class _Answers:
 
     def __init__(self, store: AnnotationStore, connection: sa.Connection, key: bytes) -> None:
         self._db, self._log, self._name = connection, Log(connection, store.now_ms()), keyed(key)
-        self._settler = Settler(self._log, store.policy)
+        self._settler = Settler(self._log, store.policy, store.joint)
         self._raters: dict[str, int] = {}
         self.counts: Counter[str] = Counter({"added": 0, "known": 0})
         self._log.note_edition()
