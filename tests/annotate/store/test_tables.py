@@ -110,6 +110,26 @@ def test_rows_that_contradict_each_other_leave_an_item_unjudged(make: Make) -> N
     ]
 
 
+def test_what_is_unjudged_contradicts_nothing(tmp_path: Path) -> None:
+    (row,) = qa_rows(1)
+    assert isinstance(row, QARecord)
+    rounds = {"a": (None, SAFE), "b": (SAFE, None), "c": (None, SAFE, None, BAD, None, SAFE)}
+    judged = [
+        JudgementRecord(item=row.item, question="label", value=value, rater=rater, round=n, responses=(row.item,))
+        for rater, values in rounds.items()
+        for n, value in enumerate(values)
+    ]
+    tables = open_tables(write_rows(tmp_path / "rows", [row, *judged]))
+    query = "select r.name, j.value, j.reason from current_judgement j join rater r on r.id = j.rater order by r.name"
+    with AnnotationStore.create(tmp_path / "a.db", PLAIN) as store:
+        import_tables(store, tables)
+        assert import_tables(store, tables)["events"] == 0
+        with store.database.read() as db:
+            told = [tuple(line) for line in db.execute(sa.text(query))]
+    safe = '{"categories":[],"severity":0}'
+    assert told == [("a", safe, None), ("b", safe, None), ("c", None, "rows contradict each other")]
+
+
 def test_a_pair_that_stands_the_other_way_round_is_the_same(make: Make, tmp_path: Path) -> None:
     bench = make([pair_of("p", "a", "b", better=0), pair_of("p", "b", "a", better=1)], KEEP)
     assert len(bench.items("pair")) == 1

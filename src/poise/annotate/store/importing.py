@@ -2,8 +2,9 @@
 
 Labels and choices that stand in the rows become judgements of kind "import" by a rater named after the data set, unless
 the tables bring the judgements behind them: then those are taken, each under its own rater. Rows that contradict each
-other about one item leave it unjudged by that rater. All of it is one transaction: a killed import leaves nothing, and
-importing the same tables again adds nothing. A row does not tell a tie from a missing choice, so neither is imported.
+other about one item leave it unjudged by that rater; one that is unjudged contradicts nothing. All of it is one
+transaction: a killed import leaves nothing, and importing the same tables again adds nothing. A row does not tell a tie
+from a missing choice, so neither is imported.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from poise.harm.taxonomy import PKU
 BATCH = 2048
 ROW = Rater(id="imported", kind="import")
 """Who stands for the labels of rows that name no data set."""
+_CONTRADICT = "rows contradict each other"
 _UNITS = ("qa", "default", "pairs-extended", "single-dimension")
 
 
@@ -186,15 +188,16 @@ class _Importer:
         told = canonical_json(value)
         where = item, question, rater
         old = self._said.get(where) or self._before(where)
-        if old is not None and old[0] in (told, "null"):
+        if old is not None and (told == "null" or old[0] in (told, _CONTRADICT)):
             self._said[where] = old
             return
-        stands = value if old is None else None
-        extra |= {} if old is None else {"reason": "rows contradict each other", "pins": None}
+        contradicts = old is not None and old[0] != "null"
+        stands = None if contradicts else value
+        extra |= {"reason": _CONTRADICT, "pins": None} if contradicts else {}
         token = hashlib.sha256(f"{named}{question}{rater}{told}".encode()).hexdigest()
         entry = Entry("import", item, question, rater, f"import:{token}", stands, **extra)
         seq = self._log.collect(entry, named)
-        self._said[where] = (told if old is None else "null"), seq
+        self._said[where] = (_CONTRADICT if contradicts else told), seq
         if question == "label" and stands is not None:
             self._hints.update((item, code) for code in stands["categories"])
         if item not in self._new:
@@ -203,16 +206,18 @@ class _Importer:
             self._disputed.add(item)
 
     def _before(self, where: tuple[int, str, int]) -> tuple[str, int] | None:
-        """What an earlier import said."""
+        """What an earlier import said: a value, "null", or that rows contradict each other."""
         item, question, rater = where
         if item in self._new:
             return None
         query = sa.text(
-            "select value, seq from event where item = :item and question = :question and rater = :rater "
+            "select value, reason, seq from event where item = :item and question = :question and rater = :rater "
             "and kind = 'import' order by seq desc limit 1"
         )
         row = self._db.execute(query, {"item": item, "question": question, "rater": rater}).first()
-        return None if row is None else (row.value or "null", row.seq)
+        if row is None:
+            return None
+        return row.value or (_CONTRADICT if row.reason == _CONTRADICT else "null"), row.seq
 
     def _choose(
         self, item: int, named: tuple[str, str], question: str, rater: int, value: Value | None, **extra: Any
