@@ -13,10 +13,20 @@ from typing import Any, Literal
 import pytest
 import sqlalchemy as sa
 
+from poise.annotate.agreement.from_store import read_store
 from poise.annotate.joint import report
-from poise.annotate.store import AnnotationStore, JointPolicy, OverlapPolicy, Task, export_tables, import_tables
+from poise.annotate.store import (
+    AnnotationStore,
+    JointPolicy,
+    OverlapPolicy,
+    Task,
+    export_tables,
+    import_answers,
+    import_tables,
+)
 from poise.annotate.store.log import Log
 from poise.annotate.store.settle import Settler
+from poise.annotate.workbench.measures import measure
 from poise.data.records import DualRecord, JudgementRecord, QARecord
 from poise.data.rows import Rater
 from poise.data.tables import TableWriter, open_tables
@@ -198,6 +208,11 @@ def test_what_is_said_to_a_plant_is_no_label(make: Make, mode: str, tmp_path: Pa
         assert third.suggestion == planted  # the item is as clear as it was; who comes after does not matter
     else:
         assert desk.final() == (SAFE, True, "unanimous")  # the blind answer was the vote
+    ratings = read_store(desk.store)["label"].ratings
+    assert [value["severity"] for value in ratings.values] == [0]
+    assert len(ratings.item) == (2 if mode == "assist" else 3)
+    people = {line.name: line for line in measure(desk.store).raters if line.kind == "person"}
+    assert sum(line.answers for line in people.values()) == len(ratings.item) - 1
     made_tables = export_tables(desk.store, tmp_path / "out")
     judged = [r for r in made_tables["judgements"].records() if isinstance(r, JudgementRecord)]
     assert all(record.value["severity"] == 0 for record in judged)
@@ -243,6 +258,16 @@ def test_audited_items_are_decided_blind(make: Make) -> None:
     told = found(report(desk.store))
     assert told["accuracy"]["person alone"]["value"] == 0.0 and told["accuracy"]["person alone"]["answers"] == 2
     assert told["accuracy"]["votes together"]["value"] == 0.0
+
+
+def test_imported_answers_are_audited_as_others_are(make: Make) -> None:
+    desk = make("human_only", audit_share=1)
+    row = QARecord(prompt="q", response="a")
+    told = {"question": "label", "value": SAFE, "rater_kind": "person", "item": row.item, "responses": (row.item,)}
+    said = [JudgementRecord.model_validate(told | {"rater": rater}) for rater in ("kim", "lou")]
+    assert import_answers(desk.store, said, b"k" * 32)["added"] == 2
+    assert desk.final() == (SAFE, False, "unanimous")
+    assert desk.take(2, adjudicate=True).item == 1
 
 
 def test_labels_that_are_kept_are_not_audited(tmp_path: Path) -> None:

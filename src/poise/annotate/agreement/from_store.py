@@ -1,9 +1,9 @@
 """The judgements of an annotation store as ratings, without an export between.
 
 All answers of raters that were not undone are read in one query; which of a rater's answers counts is decided on
-arrays. A tie is a third value of a choice, which tables do not have. Left out: the strength of a choice, and what
-adjudicators decided, since they had seen the answers of the others. (In exported tables an adjudication stands as a
-judgement of its rater.)
+arrays. A tie is a third value of a choice, which tables do not have. Left out: the strength of a choice, answers after
+a planted wrong suggestion, and what adjudicators decided, since they had seen the answers of the others. (In exported
+tables an adjudication stands as a judgement of its rater.)
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _JOIN = {"sqlite": "group_concat({}, char(10))", "postgresql": "string_agg(({}):
 _ANSWERS = """
 select {seq} as seq, {item} as item, {rater} as rater, {told} as told from event
 where seq > :after and seq <= :until and kind in ('judge', 'import')
+and (shown is null or shown not like '{{"arm":"planted",%')
 and seq not in (select target from event where target is not null)
 """
 _COLUMNS = {"seq": "seq", "item": "item", "rater": "rater", "told": "question || ' ' || coalesce(value, 'null')"}

@@ -1,8 +1,9 @@
 """What the dashboard shows that takes seconds to work out: days, grid, agreement, raters; all of one moment.
 
 Every current answer is read once and coded as integers; agreement is then arithmetic (`poise.annotate.agreement`).
-Answers of rules are left out, and so are answers to "safer" under labels that have changed since. Opt-outs, skips and
-what a person was exposed to are not counted here: they say nothing about the quality of work.
+Answers of rules are left out, and so are answers after a planted suggestion and those to "safer" under labels that have
+changed since. Opt-outs, skips and what a person was exposed to are not counted here: they say nothing about the quality
+of work.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ where e.kind <> 'import' and r.kind <> 'rule' and e.at_ms >= :since group by e.a
 """
 _GRID = "select value, count(*) as n from final where question = 'label' and settled group by value"
 _SAID = """
-select j.item, j.rater, j.value, j.client_ms, j.shown from current_judgement j join rater r on r.id = j.rater
+select j.item, j.rater, j.value, j.client_ms, j.shown from counted_judgement j join rater r on r.id = j.rater
 left join final f on f.item = j.item and f.question = j.question
 where j.question = :question and j.value is not null and r.kind <> 'rule' and (j.pins is null or j.pins = f.pins)
 """
