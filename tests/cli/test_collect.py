@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,8 @@ import pytest
 
 from poise.cli.collecting import read_plan
 from poise.cli.main import main
-from poise.data.tables import open_tables
+from poise.data.records import PromptRecord
+from poise.data.tables import TableWriter, open_tables
 from poise.errors import PoiseError
 from poise.llm.fake import answers
 
@@ -135,6 +137,25 @@ def test_a_budget_stops_and_a_larger_one_goes_on(plan: Path, tmp_path: Path) -> 
     assert main(["collect", "prompts", str(plan), "--out", str(out), "--budget-requests", "2"]) == 4
     assert not out.exists()
     assert main(["collect", "prompts", str(plan), "--out", str(out)]) == 0
+
+
+def test_a_folder_with_new_weights_is_asked_again(
+    tiny_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my-sft"
+    shutil.copytree(tiny_lm, folder)
+    prompts, plan = tmp_path / "prompts", tmp_path / "plan.yaml"
+    with TableWriter(prompts, {"name": "told"}) as writer:
+        writer.add(PromptRecord(prompt="How do I bake bread?", source_id="p1"))
+    responders = "responses: {responders: {mine: {model: mine, hotter: 1, max_new_tokens: 4}}, keep: 1, pairs: 0}\n"
+    plan.write_text(f"name: local\nmodels: {{mine: {{model: {folder}}}}}\n{responders}")
+    command = ["collect", "responses", str(plan), str(prompts), "--out", str(tmp_path / "a")]
+    main(command)  # whether such answers are worth keeping does not matter: they are stored
+    capsys.readouterr()
+    for change, stored in (("", 2), (" ", 0)):
+        (folder / "config.json").write_text((folder / "config.json").read_text() + change)
+        assert main([*command, "--dry-run"]) == 0
+        assert f"2 requests, {stored} of them answered before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["prompts-grid", "responses-llama-family"])

@@ -71,6 +71,17 @@ def test_equal_requests_are_asked_once_and_reasons_stay(tmp_path: Path) -> None:
         assert sum(map(len, model.batches)) == 4  # a chat is no completion
 
 
+def test_another_key_is_another_model(tmp_path: Path) -> None:
+    talks, how = asked(3)
+    old, new = Model(), Model()
+    with ReplyStore(tmp_path / "s") as store:
+        StoredEndpoint(old, store, key="m@1").chat(talks, how)
+        one = StoredEndpoint(new, store, key="m@2")
+        one.chat(talks, how)
+        again = StoredEndpoint(Model(dies_at=0), store, key="m@1").chat(talks, how)
+    assert one.name == "m" and len(old.batches) == len(new.batches) == 1 and again[0].text == "x:0"
+
+
 def test_a_dry_endpoint_counts_and_answers_from_the_store(tmp_path: Path) -> None:
     talks, how = asked(5)
     with ReplyStore(tmp_path / "s") as store:

@@ -112,14 +112,30 @@ def _endpoint(spec: ModelSpec, store: ReplyStore, budget: Budget, loaded: dict[s
     from poise.models.trunk import Trunk
 
     trunk = loaded.get(spec.model) or loaded.setdefault(spec.model, Trunk(resolve(spec.model)))
-    return StoredEndpoint(LocalEndpoint(trunk, spec.model, batch_size=spec.batch_size), store, spec.batch_size)
+    inner = LocalEndpoint(trunk, spec.model, batch_size=spec.batch_size)
+    return StoredEndpoint(inner, store, spec.batch_size, _key(spec))
+
+
+def _key(spec: ModelSpec) -> str:
+    """What the store knows a model by: a folder with its weights, so that other weights are asked again."""
+    from poise.models.bundled import BUNDLED
+    from poise.models.fingerprint import fingerprint
+
+    folder = Path(spec.model).expanduser()
+    if spec.endpoints or spec.model in BUNDLED or not folder.is_dir():
+        return spec.model
+    return f"{spec.model}@{fingerprint(folder, None)}"
 
 
 def dry_endpoints(head: PlanHead, wanted: set[str], store: ReplyStore, budget: Budget) -> dict[str, DryEndpoint]:
     """Stand-ins that count."""
     from poise.llm.dry import DryEndpoint
 
-    return {name: DryEndpoint(spec.model, store, budget.prices) for name, spec in head.models.items() if name in wanted}
+    keys = {name: _key(spec) for name, spec in head.models.items() if name in wanted}
+    prices = {
+        key: budget.prices[model] for name, key in keys.items() if (model := head.models[name].model) in budget.prices
+    }
+    return {name: DryEndpoint(key, store, prices) for name, key in keys.items()}
 
 
 def show_estimates(found: Mapping[str, DryEndpoint]) -> None:

@@ -48,10 +48,12 @@ class StoredEndpoint:
         inner: who answers.
         store: open.
         batch: requests answered between two commits.
+        key: what the store knows the model by where its name is not enough: a folder's weights may change.
     """
 
-    def __init__(self, inner: Endpoint, store: ReplyStore, batch: int = 96) -> None:
+    def __init__(self, inner: Endpoint, store: ReplyStore, batch: int = 96, key: str | None = None) -> None:
         self.inner, self.store, self.batch, self.name = inner, store, batch, inner.name
+        self.key = key or inner.name
 
     def chat(
         self,
@@ -60,7 +62,7 @@ class StoredEndpoint:
         on_rows: Callable[[int], object] = _ignore,
     ) -> list[Completion]:
         """One reply to each conversation, in order."""
-        asked = [to_request(self.name, said(talk), how) for talk, how in zip(conversations, sampling, strict=True)]
+        asked = [to_request(self.key, said(talk), how) for talk, how in zip(conversations, sampling, strict=True)]
         return self._answers(
             asked,
             lambda missing: self.inner.chat(
@@ -74,7 +76,7 @@ class StoredEndpoint:
     ) -> list[Completion]:
         """One continuation of each plain text, in order."""
         asked = [
-            to_request(self.name, (("prompt", text),), how, complete=True)
+            to_request(self.key, (("prompt", text),), how, complete=True)
             for text, how in zip(texts, sampling, strict=True)
         ]
         return self._answers(
