@@ -12,7 +12,7 @@ from launching import COMMAND, launched
 
 from poise.align.multiplier import LinearMultiplier, LogMultiplier, RectifiedMultiplier
 from poise.align.sft import read_instructions
-from poise.align.train import METHODS, Recipe, Watch, open_policy, train_online_run
+from poise.align.train import METHODS, Head, Recipe, Watch, open_policy, recipe_of, sections, train_online_run
 from poise.align.train.online_sections import MultiplierSection, multiplier_of
 from poise.align.train.ptx_rows import ptx_rows
 from poise.data.resumable import work_folder
@@ -204,6 +204,16 @@ def test_another_base_model_is_refused(make_online: Callable[..., Recipe], score
         ("grpo_lagrangian", {"multiplier": {"rule": "rectified"}}, "is that of repo"),
         ("grpo_lagrangian", {"multiplier": {"rule": "pid", "lr": 0.1}}, "'lr' is not read by the rule 'pid'"),
         ("grpo_lagrangian", {"multiplier": {"rule": "fixed"}}, "needs a value"),
+        ("grpo_lagrangian", {"multiplier": {"initial": 0.0}}, "starts at 0.0 with maximum 5.0; both must be positive"),
+        ("grpo_lagrangian", {"multiplier": {"window": None}}, "'window' is null"),
+        ("grpo_lagrangian", {"multiplier": {"rule": "pid", "initial": None}}, "'initial' is null"),
+        ("ppo_lagrangian", {"constraints": {"a": {"initial": 0.0}}}, r"constraints\.a.* both must be positive"),
+        ("grpo_lagrangian", {"rollout": {"responses_per_prompt": 1}}, "give at least 2"),
+        ("rloo_lagrangian", {"rollout": {"center_advantages": True}}, "those of rloo_lagrangian are centred"),
+        ("grpo_lagrangian", {"rollout": {"ratio_clip": 0.1}}, "'ratio_clip' is not read by grpo_lagrangian"),
+        ("rloo_lagrangian", {"rollout": {"value_clip": 1.0}}, "'value_clip' is not read by rloo_lagrangian"),
+        ("rloo_lagrangian", {"rollout": {"critic_learning_rate": 1e-3}}, "'critic_learning_rate' is not read"),
+        ("ppo", {"rollout": {"center_advantages": True, "responses_per_prompt": 1}}, "would be zero"),
         ("ppo_lagrangian", {"training": {"epochs": 2}}, "section 'training' is not read"),
         ("ppo_lagrangian", {"data": {"max_prompt_tokens": 9}}, "the folder of scores decides it"),
         ("ppo_lagrangian", {"system": "Hi."}, "system is not read"),
@@ -215,6 +225,18 @@ def test_what_is_not_read_is_refused(
 ) -> None:
     with pytest.raises(PoiseError, match=message):
         make_online(method, **changes)
+
+
+@pytest.mark.parametrize("method", ["grpo_lagrangian", "ppo_lagrangian"])
+def test_a_recipe_with_all_its_defaults_can_be_read_again(make_online: Callable[..., Recipe], method: str) -> None:
+    """A rule without a bound is said by null."""
+    recipe = make_online(method, multiplier={"maximum": None})
+    written = recipe.sections()
+    assert ("ratio_clip" in written["rollout"]) == (method == "ppo_lagrangian")
+    models = sections()
+    found = {name: models[name](**values) for name, values in written.items() if name in models}
+    head = Head(**{name: value for name, value in written.items() if name not in models})
+    assert recipe_of(head, found, "recipe").settings() == recipe.settings()
 
 
 def test_multipliers_are_made_from_their_sections() -> None:

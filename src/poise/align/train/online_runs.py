@@ -41,7 +41,7 @@ from poise.align.train.folders import (
     shown,
     write_run,
 )
-from poise.align.train.online_sections import multiplier_of
+from poise.align.train.online_sections import CRITIC_FREE, multiplier_of
 from poise.align.train.policies import REPORT, policy_of
 from poise.align.train.ptx_rows import PTXRows, ptx_rows
 from poise.align.train.recipe import Recipe
@@ -234,7 +234,7 @@ def _centred(recipe: Recipe) -> bool:
     rollout = recipe.parts["rollout"]
     if rollout.center_advantages is not None:
         return bool(rollout.center_advantages)
-    return rollout.responses_per_prompt > 1 and recipe.method.name not in ("grpo_lagrangian", "rloo_lagrangian")
+    return rollout.responses_per_prompt > 1 and recipe.method.name not in CRITIC_FREE
 
 
 def _limits(recipe: Recipe, scores: Scores, method: Any, plan: Plan | None) -> dict[str, Any]:

@@ -35,6 +35,12 @@ RULES: Mapping[str, Callable[..., Multiplier]] = {
 _ONLY: Mapping[str, Rule] = {"reward_shaping": "fixed", "repo": "rectified"}
 """Methods with one rule."""
 
+CRITIC_FREE = ("grpo_lagrangian", "rloo_lagrangian")
+"""Methods that compare a response with its siblings."""
+
+OF_CRITICS = ("critic_learning_rate", "ratio_clip", "value_clip")
+"""Keys of a rollout that these methods don't read."""
+
 
 class RolloutSection(Section):
     """The loop.
@@ -49,8 +55,8 @@ class RolloutSection(Section):
         actor_learning_rate, critic_learning_rate: of AdamW.
         updates_per_rollout: passes over a rollout.
         rows_per_batch: responses computed together; no effect on the result but for rounding.
-        ratio_clip, value_clip, center_advantages: of methods with critics; the last subtracts the mean over a prompt's
-            responses, None does so where there are several.
+        ratio_clip, value_clip, center_advantages: of methods with critics, as is the rate above; the last subtracts the
+            mean over a prompt's responses, None does so where there are several.
         save_every: steps between checkpoints; no effect on the result.
         gradient_checkpointing: compute each layer's insides again in the backward pass instead of keeping them: less
             memory, one more forward pass, the same numbers.
@@ -134,11 +140,36 @@ def rule_of(method: str, section: MultiplierSection) -> Rule:
     return section.rule or _ONLY.get(method, "log")
 
 
+def check_rollout(section: RolloutSection, method: str, where: str) -> None:
+    """Refuse what the method does not read, or can't do.
+
+    Raises:
+        PoiseError: a key of critics for a method without, one response where it is compared with others, or centring
+            where nothing is left.
+    """
+    where = f"{where}: rollout"
+    if method in CRITIC_FREE:
+        for key in OF_CRITICS:
+            if key in section.model_fields_set:
+                what = f"{key!r} is not read by {method}, which has no critics"
+                raise PoiseError(what, where=where, do="remove the key")
+        if section.responses_per_prompt < 2:
+            what = f"responses_per_prompt is {section.responses_per_prompt}"
+            raise PoiseError(what, where=where, do="give at least 2: a response is compared with its siblings")
+        if section.center_advantages:
+            what = f"center_advantages is set, but those of {method} are centred"
+            raise PoiseError(what, where=where, do="remove the key")
+    if section.center_advantages and section.responses_per_prompt < 2:
+        what = "center_advantages is set, and responses_per_prompt is 1: all advantages would be zero"
+        raise PoiseError(what, where=where, do="remove the key, or give at least 2")
+
+
 def check_multiplier(section: MultiplierSection, method: str, where: str) -> None:
     """Refuse what the method or the rule does not read.
 
     Raises:
-        PoiseError: a multiplier for PPO, another rule than the method's only one, or a key that the rule lacks.
+        PoiseError: a multiplier for PPO, another rule than the method's only one, a key that the rule lacks, or a value
+            that it can't have.
     """
     where = f"{where}: multiplier"
     if method == "ppo":
@@ -153,13 +184,16 @@ def check_multiplier(section: MultiplierSection, method: str, where: str) -> Non
     if rule == "fixed" and section.value is None:
         raise PoiseError("the rule 'fixed' needs a value", where=where, do="give multiplier.value")
     read = set(inspect.signature(RULES[rule]).parameters) - ({"threshold"} if method == "repo" else set())
-    for key in section.given():
+    for key, value in section.given().items():
         if key not in read:
             more = "; repo has repo.threshold" if (method, key) == ("repo", "threshold") else ""
             raise PoiseError(f"{key!r} is not read by the rule {rule!r}{more}", where=where, do="remove the key")
+        if value is None and key != "maximum":  # whose null says that there is none
+            raise PoiseError(f"{key!r} is null", where=where, do="give a number, or remove the key")
+    multiplier_of(section, method, section.threshold or 0.0, where)
 
 
-def multiplier_of(section: MultiplierSection, method: str, threshold: float) -> Multiplier:
+def multiplier_of(section: MultiplierSection, method: str, threshold: float, where: str = "multiplier") -> Multiplier:
     """The multiplier of a checked section; `threshold` is that of the constraint.
 
     Raises:
@@ -172,4 +206,4 @@ def multiplier_of(section: MultiplierSection, method: str, threshold: float) -> 
     try:
         return RULES[rule](**given)
     except ValueError as error:
-        raise PoiseError(str(error), where="multiplier", do="mend the section") from error
+        raise PoiseError(str(error), where=where, do="mend the section") from error

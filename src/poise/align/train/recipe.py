@@ -15,11 +15,14 @@ from pydantic import BaseModel, Field, field_validator
 from poise.align.train.constraint_sections import ConstraintsSection, check_constraints
 from poise.align.train.methods import METHODS, Method, method_of
 from poise.align.train.online_sections import (
+    CRITIC_FREE,
+    OF_CRITICS,
     EvaluationSection,
     MultiplierSection,
     PTXSection,
     RolloutSection,
     check_multiplier,
+    check_rollout,
 )
 from poise.align.train.sections import Section
 from poise.errors import PoiseError
@@ -160,7 +163,9 @@ class Recipe(NamedTuple):
     def sections(self) -> dict[str, Any]:
         """The recipe with every default written out, as the file would have it."""
         named = {**self.parts, self.method.name: self.constants}
-        unread = _UNREAD.get(self.method.kind, {})
+        unread = dict(_UNREAD.get(self.method.kind, {}))
+        if self.method.name in CRITIC_FREE:
+            unread["rollout"] = OF_CRITICS
         head = self.head.model_dump(exclude=set(unread.get("", ())))
         written = {name: _values(name, part, unread.get(name, ())) for name, part in named.items() if part is not None}
         return head | {name: values for name, values in written.items() if values}
@@ -257,6 +262,7 @@ def recipe_of(head: Head, found: Mapping[str, BaseModel], where: str) -> Recipe:
     constants = found.get(method.name) or method.section()()
     recipe = Recipe(head, method, constants, filled)
     if method.kind == "online":
+        check_rollout(recipe.parts["rollout"], method.name, where)
         multiplier, several = recipe.parts["multiplier"], recipe.parts["constraints"]
         if several is None:
             check_multiplier(multiplier, method.name, where)
