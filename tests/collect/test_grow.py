@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from poise.collect.grid import Cell
-from poise.collect.grow import Grown, cell_of, grow
+from poise.collect.grow import Grown, cell_of, cleaned, grow
 from poise.collect.lineage import FILE, ancestors, check_lineage, read_lineage, write_lineage
 from poise.collect.plan import PromptPlan
 from poise.data import PromptRow, Sampling, load_seeds
-from poise.data.records import PartialLabel, PromptRecord
+from poise.data.records import PartialLabel, PromptRecord, Turn
 from poise.data.tables import TableWriter
 from poise.errors import PoiseError
 from poise.harm import Category, Severity, guidelines, policy_version
@@ -172,6 +172,60 @@ def test_imports_fill_their_share_and_models_the_rest(seeds: list[PromptRow]) ->
     taken = [p for p in found.prompts if p.source == "bt"]
     assert len(taken) == 2 and {p.licence for p in taken} == {"CC-BY-4.0"}
     assert (taken[0].provenance or {})["operation"] == "import" and found.dropped["bt: no cell of the grid"] == 1
+
+
+BT = {"bt": {"share": 0.4, "tables": "DIR"}, "w": {"share": 0.6, "model": "m"}}
+
+
+def test_an_imported_test_prompt_is_kept_and_becomes_no_parent(seeds: list[PromptRow]) -> None:
+    texts = [" ".join(WORDS[(n * 5 + i * 3) % 16] for i in range(8)) for n in range(3)]
+    for split in ("train", "test"):
+        rows = [
+            PromptRecord(prompt=f"Ask about {text}.", category="S5", severity=1, split=split)  # type: ignore[arg-type]
+            for text in texts
+        ]
+        found = grown(plan_of(sources=BT), [], imports={"bt": rows})
+        taken = {p.source_id for p in found.prompts if p.source == "bt"}
+        parents = {id_ for p in found.prompts for id_ in found.nodes[p.source_id or ""].parents}
+        assert len(taken) == 2 and bool(taken & parents) == (split == "train")
+
+
+def test_an_imported_conversation_is_compared_as_a_whole(seeds: list[PromptRow]) -> None:
+    turns = (
+        Turn(role="user", content="Tell me about the boat in the winter garden, and about the stone by the river."),
+    )
+    row = PromptRecord(prompt="And then?", turns=turns, category="S5", severity=1)
+    avoid = [f"{turns[0].content}\nAnd then?"]
+    assert any(p.turns for p in grown(plan_of(sources=BT), seeds, imports={"bt": [row]}).prompts)
+    found = grown(plan_of(sources=BT), seeds, imports={"bt": [row]}, avoid=avoid)
+    assert not any(p.turns for p in found.prompts) and found.dropped["bt: near-duplicate"] == 1
+
+
+def test_imported_rows_of_no_known_category_or_severity_are_counted(seeds: list[PromptRow]) -> None:
+    rows = [
+        PromptRecord(prompt="One about the boat.", category="weapons of mass confusion", severity=1),
+        PromptRecord(prompt="Two about the lamp.", category="S5", severity=7),
+        PromptRecord(prompt="Three about the river.", category="S5", severity=1),
+    ]
+    found = grown(plan_of(sources=BT), seeds, imports={"bt": rows})
+    assert found.dropped["bt: no such category or severity"] == 2
+    assert [p.prompt for p in found.prompts if p.source == "bt"] == [rows[2].prompt]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "كيف يمكنني أن أخبز الخبز في المنزل؟",
+        "میں گھر میں روٹی کیسے بنا سکتا ہوں۔",
+        "मुझे बताओ कि घर पर रोटी कैसे बनाई जाती है।",
+        "আমাকে বলো বাড়িতে কীভাবে রুটি বানানো যায়।",
+        "บอกวิธีทำขนมปังที่บ้านให้หน่อยครับ",
+        "บอกวิธีทำขนมปังที่บ้าน? ขอแบบง่ายๆ",
+    ],
+)
+def test_a_prompt_in_another_script_ends_as_it_does_there(text: str) -> None:
+    assert cleaned(text, "chat", 4, 120) == (text, None)
+    assert cleaned("Tell me how to bake bread at", "chat", 4, 120) == (None, "unclear")
 
 
 def test_the_cell_of_an_imported_prompt() -> None:

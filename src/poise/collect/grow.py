@@ -35,7 +35,11 @@ LANGUAGES = {
 """English name -> ISO 639-1 code; what is written in another language by name is not checked."""
 
 _LEAD = re.compile(r"^\s*(?:\d+[.)]\s*|(?:new |rewritten )?(?:message|prompt)\s*:\s*|user\s*:\s*)+", re.IGNORECASE)
-_SENTENCE = re.compile(r".*[.?!…。？！]['\"”»)]*", re.DOTALL)
+_SENTENCE = re.compile(
+    r".*[\u0e00-\u0eff]['\"”»)]*$"  # Thai and Lao have no full stop: what ends in them ends
+    r"|.*[.?!…。？！؟۔।॥]['\"”»)]*",
+    re.DOTALL,
+)
 _QUOTES = " \t\"'*`“”«»"
 _ASK = 2_000
 """Requests handed over at a time."""
@@ -122,7 +126,11 @@ class _Nursery:
         """Import prompts, in an order of chance, until the source's part of each cell is full."""
         placed: list[tuple[int, Cell, PromptRecord]] = []
         for row in rows:
-            cell = cell_of(row, source.severity)
+            try:
+                cell = cell_of(row, source.severity)
+            except ValueError:
+                self.grown.dropped[f"{name}: no such category or severity"] += 1
+                continue
             if cell is None or not self.grown.grid.wanted(cell, name):
                 self.grown.dropped[f"{name}: no cell of the grid"] += 1
                 continue
@@ -131,7 +139,7 @@ class _Nursery:
         placed.sort(key=lambda entry: entry[0])
         for start in range(0, len(placed), _ASK):
             part = [(cell, row) for _, cell, row in placed[start : start + _ASK] if self.grown.grid.missing(cell, name)]
-            fresh = self._fresh([row.prompt for _, row in part])
+            fresh = self._fresh([_conversation(row) for _, row in part])
             for (cell, row), keep in zip(part, fresh, strict=True):
                 if not keep:
                     self.grown.dropped[f"{name}: near-duplicate"] += 1
@@ -267,8 +275,9 @@ class _Nursery:
         self.grown.nodes[node.id] = node
         self.grown.prompts.append(record)
         cell = Cell(Category.parse(record.category or ""), Severity(record.severity))
-        self._parents[cell].append(Parent(node.id, record.prompt, cell.severity))
-        self._texts.append("\n".join([*(turn.content for turn in record.turns), record.prompt]))
+        if record.split != "test":
+            self._parents[cell].append(Parent(node.id, record.prompt, cell.severity))
+        self._texts.append(_conversation(record))
 
     def _fresh(self, texts: Sequence[str]) -> list[bool]:
         """Which texts are near to none that is kept, nor to one before them."""
@@ -283,6 +292,9 @@ def cell_of(row: PromptRecord, severity: str | None) -> Cell | None:
 
     Args:
         severity: of rows that have a category but no severity.
+
+    Raises:
+        ValueError: a category that is none of the 19, or a severity outside 0..3.
     """
     names = [row.category] if row.category is not None else list(row.label.categories or ())
     if row.category is None and row.label.taxonomy != PKU:
@@ -320,6 +332,10 @@ def _wrong_language(text: str, wanted: str | None) -> str | None:
     code = LANGUAGES.get(wanted or "")
     found = language_of(text)
     return "another language" if code is not None and found != code else None
+
+
+def _conversation(record: PromptRecord) -> str:
+    return "\n".join([*(turn.content for turn in record.turns), record.prompt])
 
 
 def _said(written: Written) -> str:
