@@ -122,6 +122,22 @@ def test_answers_by_batch_files(plan: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(command) == 0
 
 
+def test_a_batch_is_for_those_behind_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts, plan = tmp_path / "prompts", tmp_path / "plan.yaml"
+    with TableWriter(prompts, {"name": "told"}) as writer:
+        writer.add(PromptRecord(prompt="How do I bake bread?", source_id="p1"))
+    mine = "name: local\nmodels: {big: {model: big, endpoints: [http://127.0.0.1:9/v1]}, mine: {model: some/model}}\n"
+    command = ["collect", "responses", str(plan), str(prompts), "--out", str(tmp_path / "a"), "--batch-out"]
+    plan.write_text(f"{mine}responses: {{responders: {{one: {{model: mine}}}}}}\n")
+    assert main([*command, str(tmp_path / "b")]) == 2
+    told = capsys.readouterr()
+    assert "no responder is behind a server" in told.err and "nothing is missing" not in told.out
+    plan.write_text(f"{mine}responses: {{responders: {{one: {{model: mine}}, two: {{model: big}}}}}}\n")
+    assert main([*command, str(tmp_path / "b")]) == 0
+    told = capsys.readouterr()
+    assert "requests to big" in told.out and "left to this process" in told.out and told.out.strip().endswith(": one")
+
+
 def test_a_server_that_is_not_there_is_one_line(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

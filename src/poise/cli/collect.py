@@ -183,11 +183,18 @@ def _batch_out(head: Any, settings: Any, rows: Any, replies: Any, folder: Path) 
     from poise.llm.batch_files import write_batches
     from poise.llm.stored import said, to_request
 
+    local = [name for name, responder in settings.responders.items() if not head.models[responder.model].endpoints]
+    if len(local) == len(settings.responders):
+        raise PoiseError(
+            "no responder is behind a server, so there is nothing to send",
+            where="--batch-out",
+            do="give a model `endpoints`, or leave --batch-out out and all are asked in this process",
+        )
     asked = (
         to_request(head.models[responder.model].model, said(question.messages), question.sampling)
         for prompt in rows
         for name, responder in settings.responders.items()
-        if head.models[responder.model].endpoints
+        if name not in local
         for question in questions(prompt, name, responder, head.seed)
     )
     files = write_batches(asked, replies, folder)
@@ -195,6 +202,8 @@ def _batch_out(head: Any, settings: Any, rows: Any, replies: Any, folder: Path) 
         typer.echo(f"{file.path}: {file.rows:,} requests to {file.model}")
     if not files:
         typer.echo("nothing is missing")
+    if local:
+        typer.echo(f"left to this process, when the command is run without --batch-out: {', '.join(local)}")
 
 
 def _write_answers(found: Any, prompts: Any, out: Path, step: dict[str, Any], force: bool) -> None:
