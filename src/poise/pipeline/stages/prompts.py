@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
 
+from poise.data import PromptRow
+from poise.data.rows import Split
 from poise.pipeline.context import StageContext
 from poise.pipeline.stages.common import Settings, counts_by, model_source, write_corpus
 
@@ -33,9 +36,19 @@ def run(ctx: StageContext, settings: PromptSettings) -> dict[str, Any]:
     new, dropped = _new_prompts(ctx, settings, seeds) if settings.cells and settings.per_cell else ([], {})
     fresh = Corpus(prompts=new, dropped={f"prompts: {k}": n for k, n in dropped.items() if n})
     splits = split_by_prompt([*seeds.prompts, *new], settings.test_share, ctx.seed)
+    splits |= _beside_seeds(seeds.prompts, new)
     corpus = merge([seeds, with_splits(fresh, splits)])
     ctx.log(f"{len(seeds.prompts)} seeds, {len(new)} new prompts; dropped {counts_by(dropped)}")
     return {**write_corpus(ctx, corpus), "new_prompts": len(new), "dropped": dropped}
+
+
+def _beside_seeds(seeds: Sequence[PromptRow], new: Sequence[PromptRow]) -> dict[str, Split]:
+    """The split of each new prompt that is a near-duplicate of a seed: the seed's, which is fixed."""
+    from poise.data import clusters
+
+    found = clusters([row.prompt for row in (*seeds, *new)]).tolist()
+    fixed = {cluster: row.split for cluster, row in zip(found, seeds, strict=False)}
+    return {row.id: fixed[c] for c, row in zip(found[len(seeds) :], new, strict=True) if c in fixed}
 
 
 def _new_prompts(ctx: StageContext, settings: PromptSettings, seeds: Any) -> Any:
