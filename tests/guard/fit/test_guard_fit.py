@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from poise.data.records import DualRecord, JudgementRecord, PartialLabel, Prompt
 from poise.data.tables import TableWriter, open_tables
 from poise.errors import PoiseError
 from poise.guard.calibration import Calibration
+from poise.guard.fast.network import write_network
 from poise.guard.fit.apply import TrainedGuard
 from poise.guard.fit.calibration import calibrate, threshold_at, thresholds
 from poise.guard.fit.loss import GuardTargets, binary, guard_loss
@@ -146,6 +148,39 @@ def test_slices_cover_everything(length: int, size: int) -> None:
 @pytest.fixture
 def model(tiny_encoder: Path) -> GuardModel:
     return GuardModel(tiny_encoder, max_length=32)
+
+
+def test_a_trunk_that_cannot_work_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PoiseError, match="reads 160 tokens at most, and max_length is 161"):
+        GuardModel(tiny_encoder, max_length=161)
+    folder = shutil.copytree(tiny_encoder, tmp_path / "unmarked")
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"sep_token": None}))
+    with pytest.raises(PoiseError, match="its tokenizer has no sep token"):
+        GuardModel(folder, max_length=32)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+def test_trunks_without_kinds_of_tokens(kind: str, tiny_encoder: Path, tmp_path: Path) -> None:
+    """RoBERTa has one kind, DistilBERT none; RoBERTa's 66 positions begin after its padding, token 0: 65 are left."""
+    from transformers import AutoConfig, AutoModel
+
+    size = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "vocab_size": 600, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, max_position_embeddings=66, intermediate_size=16, hidden_dim=16, **size)
+    if kind == "roberta":
+        config.type_vocab_size = 1
+    folder = shutil.copytree(tiny_encoder, tmp_path / kind)
+    AutoModel.from_config(config).save_pretrained(folder)
+    most = 65 if kind == "roberta" else 66
+    with pytest.raises(PoiseError, match=f"reads {most} tokens at most"):
+        GuardModel(folder, max_length=most + 1)
+    guard = GuardModel(folder, max_length=most)
+    assert bool(guard.logits([("bread " * 300, "knife"), ("p", None)]).at_least.isfinite().all())
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    write_network(guard, tmp_path / "n.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "n.onnx", providers=["CPUExecutionProvider"])
+    assert [given.name for given in session.get_inputs()] == ["input_ids", "attention_mask"]
 
 
 def test_a_long_text_is_read_in_windows_and_the_worst_counts(model: GuardModel) -> None:
@@ -356,6 +391,19 @@ def test_from_sets_to_a_guard(tiny_encoder: Path, tmp_path: Path) -> None:
         train_guard(plan, tmp_path / "absent", tmp_path / "other")
     with pytest.raises(PoiseError, match="another plan"):
         train_guard(plan._replace(seed=1), tmp_path / "absent", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("share", "part"), [({"test_share": 1e-6}, "test"), ({"calibration_share": 1e-9}, "calibration")]
+)
+def test_a_part_without_rows_is_told_before_the_model_is_loaded(tmp_path: Path, share: Any, part: str) -> None:
+    (tmp_path / "mine").mkdir()
+    lines = [{"id": f"row-{i}", "prompt": f"question {i}", "response": "r", "is_safe": i % 2 == 0} for i in range(40)]
+    (tmp_path / "mine" / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = DataPlan(sets={"mine": SetUse(format="saferlhf_qa4k")}, **share)
+    plan = Plan("tested", 0, data, ModelPlan(encoder=str(tmp_path / "no model")), TrainingPlan())
+    with pytest.raises(PoiseError, match=f"no {part} rows"):
+        train_guard(plan, tmp_path, tmp_path / "guard")
 
 
 @pytest.mark.parametrize("name", ["guard-starter", "guard-pku"])

@@ -51,6 +51,7 @@ class FastGuard(CalibratedGuard):
             self._tokenizer = _tokenizer(folder / TOKENIZER)
             self._vocabulary = frozenset(self._tokenizer.get_vocab())
             self._session = session(folder / NETWORK, threads)
+            self._inputs = {given.name for given in self._session.get_inputs()}  # not every trunk knows kinds of tokens
             noted: list[dict[str, Any]] = settings["noted"]
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise PoiseError(
@@ -76,7 +77,8 @@ class FastGuard(CalibratedGuard):
         return highest(texts, self.windows, self._run, batch_size=self._batch_size, on_rows=on_rows)
 
     def _run(self, chosen: Sequence[Window]) -> Logits:
-        return Logits(*self._session.run(list(Logits._fields), padded(chosen, self._marks)._asdict()))
+        given = {name: ids for name, ids in padded(chosen, self._marks)._asdict().items() if name in self._inputs}
+        return Logits(*self._session.run(list(Logits._fields), given))
 
     def _verify(self, noted: Sequence[dict[str, Any]], limit: float) -> None:
         found = self.probabilities([(entry["prompt"], entry["response"]) for entry in noted])

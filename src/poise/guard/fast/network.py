@@ -50,7 +50,7 @@ APART = 1 / 24
 
 
 def write_network(model: GuardModel, path: Path) -> None:
-    """Trunk, pooling and heads in float32 as an ONNX file; batch and length are free.
+    """Trunk, pooling and heads in float32 as an ONNX file; batch and length are free, inputs it does not use left out.
 
     Raises:
         PoiseError: the package `onnx` is not installed.
@@ -202,9 +202,11 @@ def _widest(model: Any, names: Sequence[str], batches: Sequence[Batch]) -> dict[
     watched.CopyFrom(model)
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = {given.name for given in session.get_inputs()}
     found: dict[str, Any] = dict.fromkeys(names, 0.0)
     for batch in batches:
-        for name, value in zip(names, session.run(list(names), batch._asdict()), strict=True):
+        given = {name: ids for name, ids in batch._asdict().items() if name in inputs}
+        for name, value in zip(names, session.run(list(names), given), strict=True):
             found[name] = np.maximum(found[name], np.abs(value).reshape(-1, value.shape[-1]).max(axis=0))
     return found
 

@@ -44,6 +44,9 @@ class GuardModel(nn.Module):
         lora_rank: of adapters on all linear layers of the trunk; 0 lets all its weights learn.
         dropout: before the heads.
         seed: of heads and adapters.
+
+    Raises:
+        PoiseError: the encoder can't be loaded, lacks a mark that frames a window, or reads fewer tokens than a window.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class GuardModel(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.encoder = Encoder(source, max_length=max_length)
+        _check(self.encoder, source)
+        self._has_kinds = getattr(self.encoder.model.config, "type_vocab_size", 0) > 1
         for part in self.encoder.modules():  # inside the trunk it costs half of a step on a CPU
             if isinstance(part, nn.Dropout):
                 part.p = 0.0
@@ -105,9 +110,10 @@ class GuardModel(nn.Module):
         """Logits of padded windows; what is exported.
 
         Args:
-            ids, kinds, mask: int64[B, L], as `poise.guard.windows.Batch`.
+            ids, kinds, mask: int64[B, L], as `poise.guard.windows.Batch`; encoders that know no kinds get none.
         """
-        hidden: Tensor = self.encoder.model(input_ids=ids, token_type_ids=kinds, attention_mask=mask).last_hidden_state
+        more = {"token_type_ids": kinds} if self._has_kinds else {}
+        hidden: Tensor = self.encoder.model(input_ids=ids, attention_mask=mask, **more).last_hidden_state
         with torch.autocast(self.device.type, enabled=False):
             kept = mask[:, :, None].float()
             pooled = (hidden.float() * kept).sum(1) / kept.sum(1)
@@ -190,6 +196,24 @@ class GuardModel(nn.Module):
         for name, part in (("heads", guard.heads), ("refusal", guard.refusal)):
             part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(name)})
         return guard.eval(), settings
+
+
+def _check(encoder: Encoder, source: str | Path) -> None:
+    for name in ("cls", "sep", "pad"):
+        if getattr(encoder.tokenizer, f"{name}_token_id") is None:
+            raise PoiseError(
+                f"its tokenizer has no {name} token", where=str(source), do="use an encoder such as all-minilm-l6-v2"
+            )
+    most = getattr(encoder.model.config, "max_position_embeddings", None)
+    for name, part in encoder.model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):  # RoBERTa's begin after its padding
+            most = part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    if most is not None and 0 < most < encoder.max_length:
+        raise PoiseError(
+            f"reads {most} tokens at most, and max_length is {encoder.max_length}",
+            where=str(source),
+            do=f"set model.max_length to {most} or less",
+        )
 
 
 def _adapted(model: Any, rank: int) -> Any:

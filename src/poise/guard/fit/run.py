@@ -77,7 +77,8 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
     """Train, calibrate, measure and save; returns the metrics.
 
     Raises:
-        PoiseError: `out` exists, a set can't be read, or the work folder is of another plan.
+        PoiseError: `out` exists, a set can't be read, the work folder is of another plan, or no row trains, calibrates
+            or measures.
     """
     if out.exists():
         raise PoiseError("already exists", where=str(out), do="choose another folder")
@@ -85,6 +86,10 @@ def train_guard(plan: Plan, data: Path, out: Path, watch: Watch = _SILENT) -> di
     rows = plan_rows(plan, prepare(plan.data, data, work, plan.seed, watch.note), work / "replies.sqlite", watch)
     parts = {part: [row for row in rows if row.part == part] for part in ("train", "calibration", "test")}
     watch.note(", ".join(f"{part} {len(own):,}" for part, own in parts.items()) + " rows")
+    if empty := [part for part, own in parts.items() if not own]:
+        raise PoiseError(
+            f"no {empty[0]} rows", where=plan.name, do="raise data.test_share or data.calibration_share, or add rows"
+        )
     model = GuardModel(
         resolve(plan.model.encoder),
         max_length=plan.model.max_length,
