@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poise.cli.main import main
-from poise.data.records import JudgementRecord, PartialLabel, QARecord
+from poise.data.records import JudgementRecord, PartialLabel, PromptRecord, QARecord
 from poise.data.tables import TableWriter, open_tables
 from poise.guard.calibration import Calibration, Isotonic, probabilities, sigmoid
 from poise.guard.fast.opening import open_guard
-from poise.guard.fit.apply import TrainedGuard
+from poise.guard.fit.apply import TrainedGuard, label_tables
 from poise.guard.fit.calibration import calibrate, isotonic, log_loss, pool_adjacent
 from poise.guard.fit.curves import curve
 from poise.guard.fit.loss import GuardTargets
 from poise.guard.fit.model import GuardModel
 from poise.guard.fit.recalibration import FOLDS, _carried, fit_maps
+from poise.guard.fit.rows import labelled_rows
 from poise.guard.verdict import judged, unjudged
 from poise.guard.windows import Logits
 from poise.harm import CATEGORIES, Severity
@@ -261,6 +262,32 @@ def test_a_cut_is_carried_to_the_same_logit() -> None:
     assert _carried(0.5, bent, (2.0, 1.0)) == pytest.approx(three)
     assert _carried(two, (1.0, 1.0), bent) == pytest.approx(0.5)
     assert (_carried(0.9, bent, bent), _carried(0.1, bent, bent), _carried(1.0, bent, bent)) == (1.0, 0.0, 1.0)
+
+
+def test_rows_with_an_image_are_unjudged_and_teach_nothing(guard_folder: Path, tmp_path: Path) -> None:
+    safe = PartialLabel(safe=True)
+    with TableWriter(tmp_path / "t", {"name": "t"}) as writer:
+        for response, image in (("seen", "x.png"), ("read", None), ("seen too", "y.png")):
+            writer.add(QARecord(prompt="What is this?", response=response, label=safe, dataset="mine", image=image))
+        writer.add(PromptRecord(prompt="Who is this?", label=safe, dataset="mine", image="z.png"))
+    mine = open_tables(tmp_path / "t")
+    assert [row.response for row in labelled_rows(mine)] == ["read"]
+    assert label_tables(TrainedGuard(guard_folder), mine, tmp_path / "l").keys() >= {"unjudged"}
+    labels = [r for r in open_tables(tmp_path / "l")["judgements"].records() if isinstance(r, JudgementRecord)]
+    assert [r.value is None for r in labels] == [True, False, True]
+    assert labels[0].provenance is not None and labels[0].provenance["reason"] == "image"
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "calibrate"])
+def test_tables_of_judgements_alone(
+    guard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    with TableWriter(tmp_path / "t", {"name": "t"}) as writer:
+        writer.add(JudgementRecord(item="x", question="safe", value=True, rater="r", responses=("x",)))
+    words = ["guard", verb, str(guard_folder), str(tmp_path / "t"), "--out", str(tmp_path / "o")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert ("no row with a label" if verb == "evaluate" else "0 unsafe and 0 safe rows") in said
 
 
 @pytest.mark.parametrize(

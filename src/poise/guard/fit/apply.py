@@ -20,7 +20,7 @@ from poise.guard.calibrated import CalibratedGuard
 from poise.guard.fit.model import GuardModel
 from poise.guard.fit.rows import labelled_rows
 from poise.guard.fit.run import measure
-from poise.guard.verdict import Verdict, codes
+from poise.guard.verdict import Verdict, codes, unjudged
 from poise.guard.windows import Logits, Text, Window
 from poise.harm import policy_version
 from poise.models.encoder import ignore
@@ -80,6 +80,8 @@ def label_tables(
 ) -> Counter[str]:
     """The rows as they are, and the guard's label of every response beside them; returns verdict -> responses.
 
+    A row with an image is unjudged, as the guard reads texts alone.
+
     Raises:
         PoiseError: there is no response, or `out` is in use.
     """
@@ -89,8 +91,11 @@ def label_tables(
         rounds = carry(tables, writer, [guard.name], {"label": guard.version})
         waiting = responses_of(tables)
         while part := list(islice(waiting, _AT_A_TIME)):
-            items = [("\n".join([*(turn.content for turn in r.turns), r.prompt]), r.response) for r in part]
-            for record, verdict in zip(part, guard.judge(items, on_rows), strict=True):
+            shown = [r for r in part if r.image is None]
+            items = [("\n".join([*(turn.content for turn in r.turns), r.prompt]), r.response) for r in shown]
+            verdicts = iter(guard.judge(items, on_rows))
+            for record in part:
+                verdict = next(verdicts) if record.image is None else unjudged("image")
                 counts["unjudged" if verdict.unsafe is None else "unsafe" if verdict.unsafe else "safe"] += 1
                 writer.add(_judgement(guard, record, verdict, rounds.get((guard.name, "label"), 0)))
         if not counts:

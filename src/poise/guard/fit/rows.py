@@ -169,7 +169,7 @@ def _rows(
 ) -> Iterable[Row]:
     name = record.dataset or ""
     use = plan.sets.get(name)
-    if use is None:
+    if use is None or record.image is not None:  # what is asked there, the text alone doesn't tell
         return
     prompt = "\n".join([*(turn.content for turn in record.turns), getattr(record, "prompt", "")])
     part = "test" if record.split == "test" or use.use == "test" else "train"
@@ -238,6 +238,8 @@ def labelled_rows(tables: Tables) -> list[Row]:
         for batch in tables[unit].batches(["dataset"])
         for name in batch.column("dataset").unique().to_pylist()
     }
+    if not names:
+        return []
     plan = DataPlan(sets={name or "": SetUse(rows=10**9) for name in names}, calibration_share=1e-9)
     return [row for row in rows_of(tables, plan, 0) if row.safer is None]
 
