@@ -41,11 +41,13 @@ def ask_all(
     name: str,
     budget: Budget | None = None,
     on_end: OnEnd | None = None,
+    need_answer: bool = True,
 ) -> Counts:
     """Send what the store does not hold, and again what had failed for good.
 
     Args:
         name: of who is asked, for errors.
+        need_answer: whether it is an error that all requests fail for good.
 
     Raises:
         PoiseError: the budget is spent before all is asked, nothing got an answer, or what `Runner.run` raises.
@@ -67,7 +69,7 @@ def ask_all(
             do="run it again with a larger one; replies so far are stored",
             exit_code=4,
         )
-    if counts["dead"] and counts["dead"] == counts.total():
+    if need_answer and counts["dead"] and counts["dead"] == counts.total():
         raise PoiseError(
             f"none of {counts['dead']:,} requests got an answer; most often: {reasons.most_common(1)[0][0]}",
             where=name,

@@ -14,6 +14,7 @@ from poise.annotate.ai import judge_tables
 from poise.data.records import DualRecord, JudgementRecord, QARecord, Turn
 from poise.data.tables import Tables, TableWriter, open_tables
 from poise.errors import PoiseError
+from poise.guard.ensemble import EnsembleGuard
 from poise.guard.others import FAMILIES, EndpointGuard, GuardTask, family
 from poise.guard.others.safeguard import policy
 from poise.guard.verdict import Guard, judged, unjudged
@@ -104,11 +105,20 @@ def test_no_answer_is_unjudged_with_its_reason(store: ReplyStore, told: Any, rea
 
 
 def test_when_nothing_is_answered_the_run_says_so(store: ReplyStore) -> None:
+    deaf = guard(store, "llama-guard-3", lambda _: EndpointError("too-long", "x"))
     with pytest.raises(PoiseError, match="none of 1 requests"):
-        guard(store, "llama-guard-3", lambda _: EndpointError("too-long", "x")).judge([("Hi", None)])
+        deaf.ask(deaf.requests([("Hi", None)]))
     with pytest.raises(PoiseError, match="budget is spent"):
         guard(store, "llama-guard-3", lambda _: "safe", budget=Budget(requests=0)).judge([("Ho", None)])
     assert guard(store, "llama-guard-3", lambda _: "safe").stored(("Ho", None)).reason == "dead: not asked"
+
+
+def test_an_item_alone_that_failed_for_good_is_unjudged_and_its_expert_sleeps(store: ReplyStore) -> None:
+    deaf = guard(store, "llama-guard-3", lambda _: EndpointError("too-long", "x"), sure=0.6)
+    assert deaf.judge([("Hi", None)])[0].reason == "dead: too-long"
+    awake = guard(store, "qwen3guard", lambda _: "Safety: Unsafe\nCategories: Violent")
+    joint = EnsembleGuard([deaf, awake]).judge([("Hi", None)])[0]
+    assert joint.unsafe is True and joint.named == ("Violent",)
 
 
 def test_control_tokens_in_texts_are_broken_and_the_rest_is_kept() -> None:
@@ -177,6 +187,8 @@ def test_the_worst_part_counts() -> None:
     assert joint.severity == Severity.SEVERE and joint.named == ("Hate", "Violence") and joint.level == "7"
     assert family.worst([safe, safe]).unsafe is False
     assert family.worst([safe, unjudged("x")]).reason == "x"
+    late = family.worst([unjudged("x"), low])
+    assert late.taxonomy == "azure-4" and late.categories == low.categories and late.named == ("Hate",)
     assert family.worst([]).unsafe is None
 
 

@@ -55,12 +55,12 @@ class EndpointGuard:
         self._unjudged: Counter[str] = Counter()
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
-        """Verdicts in order; asks what the store does not hold.
+        """Verdicts in order; asks what the store does not hold. Items that got no answer are unjudged, all of them too.
 
         Raises:
-            PoiseError: as `ask`.
+            PoiseError: the budget is spent, or the servers take no request at all (see `Runner.run`).
         """
-        self.ask(self.requests(items))
+        self._ask(self.requests(items), need_answer=False)
         return [self.stored(item) for item in items]
 
     def requests(self, items: Iterable[Item]) -> Iterator[ChatRequest]:
@@ -73,7 +73,11 @@ class EndpointGuard:
         Raises:
             PoiseError: as `ask_all`.
         """
-        return ask_all(requests, self.store, self._lanes, name=self.name, budget=self._budget, on_end=on_end)
+        return self._ask(requests, on_end)
+
+    def _ask(self, requests: Iterable[ChatRequest], on_end: OnEnd | None = None, *, need_answer: bool = True) -> Counts:
+        told: dict[str, Any] = {"budget": self._budget, "on_end": on_end, "need_answer": need_answer}
+        return ask_all(requests, self.store, self._lanes, name=self.name, **told)
 
     def stored(self, item: Item) -> Verdict:
         """The verdict of what the store holds; unjudged where it holds nothing."""

@@ -136,7 +136,7 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     known = [verdict.probability for verdict in verdicts if verdict.probability is not None]
     return judged(
         bool(bad),
-        taxonomy=verdicts[0].taxonomy,
+        taxonomy=next((verdict.taxonomy for verdict in bad or verdicts if verdict.taxonomy is not None), None),
         named=tuple(dict.fromkeys(name for verdict in bad for name in verdict.named)),
         severities=max((verdict.severities for verdict in bad), default=()),
         probability=max(known, default=None) if bad or len(known) == len(verdicts) else None,
