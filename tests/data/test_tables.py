@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poise.data import tables as tables_module
+from poise.data.adapters.registry import format_of
 from poise.data.columns import SCHEMAS, TABLES, UNITS, response_hash
 from poise.data.from_columns import record_of
+from poise.data.reading import Reader
 from poise.data.records import (
     CorrectionRecord,
     DualRecord,
@@ -29,7 +31,7 @@ from poise.data.records import (
     SingleRecord,
     Turn,
 )
-from poise.data.tables import TableWriter, open_tables
+from poise.data.tables import TableWriter, merge_tables, open_tables
 from poise.errors import PoiseError
 from poise.harm import CATEGORIES
 
@@ -209,6 +211,28 @@ def test_an_earlier_result_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert open_tables(tmp_path / "a").rows["qa"] == 1
     write(tmp_path / "a", n=2, replace=True)
     assert open_tables(tmp_path / "a").rows["qa"] == 2
+
+
+def test_nothing_but_an_earlier_result_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("own", "file"):
+        with pytest.raises(PoiseError, match="holds no earlier result"):
+            write(tmp_path / name, replace=True)
+    assert (tmp_path / "own" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    tables = open_tables(tmp_path / "a")
+    source = tmp_path / "a" / "raw.jsonl"
+    source.write_text('{"prompt": "p", "response": "r", "is_safe": true}\n')
+    with pytest.raises(PoiseError, match=r"raw\.jsonl, which is read"):
+        Reader(format_of("pku-qa")).read([source], tmp_path / "a", replace=True)
+    with pytest.raises(PoiseError, match="which is read"):
+        merge_tables([tables], tmp_path / "a", replace=True)
+    assert source.is_file() and open_tables(tmp_path / "a").rows == tables.rows
 
 
 def test_quarantine_names_rule_reason_and_place(tmp_path: Path) -> None:

@@ -18,18 +18,28 @@ from poise.data.columns import SCHEMA_VERSION
 from poise.errors import PoiseError
 from poise.harm import policy_version
 
+_RESULTS = ("manifest.json", "poise-alignment.json")
+"""Files by which a folder is known as a result: tables or a release, an exported policy."""
 
-def refuse_used(folder: Path, replace: bool) -> None:
+
+def refuse_used(folder: Path, replace: bool, sources: Iterable[Path] = ()) -> None:
     """Raise where a result may not be written, before the work begins.
 
     Args:
-        replace: an earlier result may be there.
+        replace: an earlier result may be there; nothing else, since it will be deleted.
+        sources: files and folders that the result is made of.
 
     Raises:
-        PoiseError: the folder is in use.
+        PoiseError: the folder is in use, holds something else than an earlier result, or holds a source.
     """
-    if folder.exists() and not replace and (not folder.is_dir() or any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not replace:
         raise PoiseError("already exists and is not empty", where=str(folder), do="choose another folder or --force")
+    if not any((folder / name).is_file() for name in _RESULTS):
+        raise PoiseError("holds no earlier result", where=str(folder), do="choose another folder")
+    if held := [source for source in sources if source.resolve().is_relative_to(folder.resolve())]:
+        raise PoiseError(f"holds {held[0]}, which is read", where=str(folder), do="choose another folder")
 
 
 def partial_folder(folder: Path) -> Path:

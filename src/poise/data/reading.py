@@ -96,7 +96,7 @@ class Reader:
                 that can't be read.
         """
         step = {"name": "read", "format": self.format.name, "mode": self.mode, "paths": [path.name for path in paths]}
-        with TableWriter(out, step, replace=replace) as writer:
+        with TableWriter(out, step, replace=replace, sources=paths) as writer:
             self.read_into(writer, paths, progress)
             if not writer.rows.total():
                 rules = ", ".join(f"{rule} ({n})" for rule, n in writer.left_out.items()) or "the files are empty"

@@ -177,9 +177,11 @@ class TableWriter:
         step: what is being done ("read", "validate", ...), with its settings, for the manifest.
         parents: the tables that this step reads.
         replace: allow the folder to be an earlier result, which is then replaced at the end.
+        sources: what else this step reads.
 
     Raises:
-        PoiseError: the folder is in use; the disk is full (exit code 3).
+        PoiseError: the folder is in use, or with `replace` holds no earlier result or what is read; the disk is full
+            (exit code 3).
     """
 
     def __init__(
@@ -189,9 +191,10 @@ class TableWriter:
         parents: Sequence[Tables] = (),
         *,
         replace: bool = False,
+        sources: Sequence[Path] = (),
     ) -> None:
         self.folder, self.replace = folder, replace
-        refuse_used(folder, replace)
+        refuse_used(folder, replace, [*(tables.folder for tables in parents), *sources])
         self.parts = partial_folder(folder)
         self.left_out: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()

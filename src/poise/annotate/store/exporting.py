@@ -72,7 +72,8 @@ def export_tables(store: AnnotationStore, out: Path, *, key: bytes | None = None
     with store.database.read() as connection:
         log = connection.execute(sa.text("select seq, hash from event order by seq desc limit 1")).first()
         step = _STEP | {"events": log.seq if log else 0, "head": log.hash if log else None}
-        with TableWriter(out, step, replace=replace) as writer:
+        sources = [Path(store.database.name)] if store.database.sqlite else []
+        with TableWriter(out, step, replace=replace, sources=sources) as writer:
             for record in records_of(connection, None if key is None else keyed(key)):
                 writer.add(record)
     return open_tables(out)
