@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -138,6 +139,31 @@ def test_the_split_is_the_users_or_the_file_names(tmp_path: Path) -> None:
     assert [r.split for r in tables["qa"].records()] == ["train", "test", None]
     tables = Reader(ONCE, split="test").read(paths, tmp_path / "b")
     assert {r.split for r in tables["qa"].records()} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "option", "split"),
+    [(None, "test", ["test"] * 3), (None, None, ["train", "test", None]), (["test", None], "train", ["test", "train"])],
+)
+def test_the_split_of_columns_is_that_of_rows(
+    stored: list[str | None] | None, option: Any, split: list[str | None], tmp_path: Path
+) -> None:
+    """A stored split counts, then the option, then the file's name; in Parquet as in JSON lines."""
+    label = PartialLabel(safe=True, categories=(), severity=0)
+    whole = QARecord(prompt="p", response="r", label=label).columns()
+    plain = {name: whole[name] for name in SCHEMAS["qa"].names}
+    schema = SCHEMAS["qa"]
+    if stored is None:
+        files = [tmp_path / f"{name}.parquet" for name in ("train-00000", "test_set", "other")]
+        for file in files:
+            write_lines(file, [plain], schema)
+    else:
+        files = [tmp_path / "rows.parquet"]
+        write_lines(
+            files[0], [plain | {"split": told} for told in stored], schema.append(pa.field("split", pa.string()))
+        )
+    tables = Reader(format_of("pku-qa"), split=option).read(files, tmp_path / "out")
+    assert [record.split for record in tables["qa"].records()] == split
 
 
 def test_files_with_our_columns_are_copied_by_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

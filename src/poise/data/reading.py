@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -192,9 +193,12 @@ class Reader:
                 do=f"format {self.format.name!r} needs it; see `poise data formats`, or write a mapping file",
             )
 
-    def _carry(self, record: Record, file: Path) -> Record:
+    def _given(self, file: Path) -> dict[str, str | None]:
         named = next((split for split in ("train", "test") if file.name.startswith(split)), None)
-        given = {"dataset": self.dataset, "licence": self.licence or self.format.licence, "split": self.split or named}
+        return {"dataset": self.dataset, "licence": self.licence or self.format.licence, "split": self.split or named}
+
+    def _carry(self, record: Record, file: Path) -> Record:
+        given = self._given(file)
         missing = {k: v for k, v in given.items() if v is not None and getattr(record, k) is None}
         return record.model_copy(update=missing) if missing else record
 
@@ -245,12 +249,14 @@ class Reader:
         return self._batches(unit, file) if fits else None
 
     def _batches(self, unit: str, file: Path) -> Iterator[pa.RecordBatch]:
-        given = {"dataset": self.dataset, "licence": self.licence or self.format.licence, "split": self.split}
+        stored = pq.read_schema(file).names
         for batch in Table(unit, (file,)).batches():
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            for name, value in given.items():
-                if value is not None and columns[name].null_count == batch.num_rows:
-                    columns[name] = pa.repeat(value, batch.num_rows)
+            for name, value in self._given(file).items():
+                if name not in stored:
+                    columns[name] = pa.nulls(batch.num_rows, pa.string())
+                if value is not None:
+                    columns[name] = pc.fill_null(columns[name], value)
             yield pa.RecordBatch.from_arrays(list(columns.values()), schema=TABLES[unit])
 
 
