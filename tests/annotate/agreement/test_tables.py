@@ -137,6 +137,23 @@ def test_the_report_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["annotate", "agreement", folder, "--order", "label"]) == 2
 
 
+def test_free_text_is_named_and_the_rest_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [judged(f"x{i}", "reason", [f"because {i} {r}"], r) for i in range(40) for r in "ab"]
+    rows += [judged(f"x{i}", "comment", f"I think {i} {r}", r) for i in range(40) for r in "ab"]
+    rows += [judged(f"x{i}", "milliseconds", 1000 * i + len(r), r) for i in range(300) for r in ("a", "bb")]
+    rows += [judged(f"x{i}", "tone", "rude" if i % 2 else "kind", r) for i in range(40) for r in "ab"]
+    folder = str(write(tmp_path / "t", [*rows]))
+    assert main(["annotate", "agreement", folder, "--out", str(tmp_path / "r"), "--replicates", "20"]) == 0
+    told = {q["question"]: q for q in json.loads((tmp_path / "r" / "agreement.json").read_text())["questions"]}
+    assert told["tone"]["variables"][0]["alpha"]["value"] == 1.0 and "not_measured" not in told["tone"]
+    assert {name: question["not_measured"] for name, question in told.items() if not question["variables"]} == {
+        "reason": "sets of 80 names",
+        "comment": "80 different texts",
+        "milliseconds": "600 different values",
+    }
+    assert "not measured: sets of 80 names" in capsys.readouterr().out
+
+
 def test_aggregated_labels_keep_the_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(labelled(tmp_path / "t"))
     words = ["annotate", "aggregate", folder, "--method", "majority", "--without-models", "--out", str(tmp_path / "o")]

@@ -25,8 +25,16 @@ from poise.errors import PoiseError
 _PATTERN_WORK = 4_000_000
 """Draws of a bootstrap over many patterns: fewer replicates where there are more, but at least 100."""
 _CHUNK = 1024
+_MOST_VALUES, _MOST_CELLS = 256, 200_000_000
+"""Values K of a scale, and numbers [P, K, K] over P patterns, that are held at a time: 1.6 GB."""
 _EXACT = 2048
 """Distances of more sets than this are held in single precision, half the memory."""
+
+
+def fits(ratings: Ratings) -> bool:
+    """Whether a scale has few enough values for `alpha`."""
+    size = len(ratings.values)
+    return size <= _MOST_VALUES and len(ratings.patterns.counts) * size**2 <= _MOST_CELLS
 
 
 def alpha(
@@ -39,8 +47,10 @@ def alpha(
         replicates: resamples of the interval, 0 for none.
 
     Raises:
-        PoiseError: no such distance, or an interval scale whose values are no numbers.
+        PoiseError: no such distance, an interval scale whose values are no numbers, or more values than memory holds.
     """
+    if not fits(ratings):
+        raise PoiseError(f"a scale of {len(ratings.values)} values", do="give fewer values, or sets to `alpha_sets`")
     measure = _distance(distance, ratings)
     found = ratings.patterns
     size = found.counts.sum(1)

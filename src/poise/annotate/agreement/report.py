@@ -4,7 +4,8 @@ For every variable: alpha on its scale with an interval, AC1 (AC2 with ordinal w
 agreement, and the same alpha without models where models judged too. The errors of models are correlated, so agreement
 among them says less than among people. For every rater: how often they agree with the consensus of Dawid-Skene and the
 error it estimates, both on items with two judgements or more. The consensus is made of the same judgements, so the
-first flatters; where few items are shared, neither means much.
+first flatters; where few items are shared, neither means much. A question that was answered in free text, or with more
+values than memory holds, is named with the reason and not measured.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import numpy as np
 
 from poise.annotate.aggregation.dawid_skene import dawid_skene
 from poise.annotate.aggregation.em import Consensus
-from poise.annotate.agreement.alpha import alpha, alpha_sets
+from poise.annotate.agreement.alpha import alpha, alpha_sets, fits
 from poise.annotate.agreement.coefficients import Weights, gwet_ac, percent
 from poise.annotate.agreement.estimate import REPLICATES, Estimate
 from poise.annotate.agreement.ratings import MODEL_KINDS, Ints, Ratings
 from poise.annotate.agreement.reading import Question
-from poise.annotate.agreement.variables import Variable, variables
+from poise.annotate.agreement.variables import Variable, free_text, variables
 
 MOST_VALUES = 20
 """A scale of more values is no scale for Dawid-Skene."""
@@ -49,9 +50,10 @@ def report(
     told = []
     for question in questions.values():
         measured = []
+        asked, reason = _measurable(question, orders)
         with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:  # NumPy computes outside the lock
             one = partial(measure, replicates=replicates, seed=seed)
-            for found in pool.map(one, variables(question, orders)):
+            for found in pool.map(one, asked):
                 measured.append(found)
                 progress(1)
         told.append(
@@ -63,9 +65,20 @@ def report(
                 "unjudged": question.unjudged,
                 "repeated": question.repeated,
                 "variables": measured,
+                **({} if reason is None else {"not_measured": reason}),
             }
         )
     return {"seed": seed, "replicates": replicates, "questions": told}
+
+
+def _measurable(question: Question, orders: Mapping[str, Sequence[Any]] | None) -> tuple[list[Variable], str | None]:
+    """The variables of a question, or why there are none."""
+    if question.name not in (orders or {}) and (reason := free_text(question)) is not None:
+        return [], reason
+    found = variables(question, orders)
+    if large := [v for v in found if v.ratings.scale != "set" and not fits(v.ratings)]:
+        return [], f"{len(large[0].ratings.values):,} different values"
+    return found, None
 
 
 def measure(variable: Variable, *, replicates: int = REPLICATES, seed: int = 0) -> dict[str, Any]:

@@ -21,6 +21,10 @@ def _question(question: Mapping[str, Any]) -> Iterator[str]:
         f"{question['question']}: {question['items']:,} items, {question['judgements']:,} judgements of "
         f"{question['raters']:,} raters; unjudged {question['unjudged']:,}, repeated {question['repeated']:,}"
     )
+    if "not_measured" in question:
+        yield f"  not measured: {question['not_measured']}"
+        yield ""
+        return
     several = [v for v in question["variables"] if "alpha_without_models" in v]
     extra = "  without models" if several else ""
     yield f"  {'variable':42s} {'scale':8s} {'items':>8s}  {'alpha (95 %)':24s} {'AC':>6s} {'agree':>6s}{extra}"

@@ -59,6 +59,18 @@ def variables(question: Question, orders: Mapping[str, Sequence[Any]] | None = N
     return [Variable(question.name, _recoded(ratings, *_scale(question.name, ratings.values), question.name))]
 
 
+def free_text(question: Question) -> str | None:
+    """Why the values of a source's own question are texts and no scale; None where they may be one."""
+    values = question.ratings.values
+    if question.name == "label" or question.name in _DECISIVE:
+        return None
+    if all(isinstance(value, list) for value in values):
+        names = {str(name) for value in values for name in value}
+        return f"sets of {len(names):,} names" if len(names) > MOST_NAMES else None
+    texts = sum(not isinstance(value, int | float) for value in values)
+    return f"{texts:,} different texts" if texts > MOST_NAMES else None
+
+
 def decisive(question: Question) -> Question:
     """The answers to "safe" that are true or false, those to a choice that are 0 or 1; all else is unjudged."""
     if question.name not in _DECISIVE:
