@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from poise.models.trunk import Trunk, collate
-from poise.preference.diagnostics import diagnose
 from poise.preference.losses import cost_loss, reward_loss
+from poise.preference.measures import measure
 from poise.preference.pairs import Example, Pair, PreferenceData
 from poise.preference.scorer import ROLES
 from poise.preference.training import (
@@ -65,8 +65,9 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def accuracies(trunk: Trunk, data: PreferenceData) -> list[float]:
     """Of reward pairs, cost pairs and cost signs."""
     scores = {role: s.double().numpy() for role, s in score_examples(trunk, data).items()}
-    found = diagnose(data, scores["reward"], scores["cost"])
-    return [float(hits.mean()) for hits in (found.reward_pairs, found.cost_pairs, found.signs)]
+    found = measure(data, scores["reward"], scores["cost"], seed=0)
+    shares = (found["reward"]["pair_accuracy"], found["cost"]["pair_accuracy"], found["cost"]["sign_accuracy"])
+    return [share["mean"] for share in shares]
 
 
 def test_both_models_learn_their_word(make: Callable[[], Trunk]) -> None:

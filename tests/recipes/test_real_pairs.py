@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from poise.cli.main import main
 from poise.data import Corpus
+from poise.errors import PoiseError
 from poise.pipeline import load_recipe, plan, run
 from poise.pipeline.stages import STAGES
 
@@ -108,6 +110,26 @@ def test_the_loop_runs_on_rows_people_labelled(
     file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b"think", b"feel")))
     changed = plan(recipe, STAGES, tmp_path / "run")[0]
     assert (changed.action, changed.why) == ("run", "input file saferlhf_qa4k/saferlhf_qa4k.jsonl.gz changed")
+
+
+def test_raters_without_a_safe_label_are_refused_and_max_prompts_leaves_the_test_rows(
+    data: Path, tiny_lm: Path, real_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    real_model("all-minilm-l6-v2")
+    text = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    file = tmp_path / "short.yaml"
+    file.write_text(json.dumps({name: text[name] for name in ("name", "sources", "annotate", "preference")}))
+    how = [line for line in SMALL if line.startswith(("sources", "preference"))]
+
+    def go(*more: str) -> dict[str, Any]:
+        recipe = load_recipe(file, STAGES, [*how, f"sources.path={data}", f"models.policy={tiny_lm}", *more])
+        result = run(recipe, STAGES, tmp_path / "run", console=lambda line: None)
+        return dict(result.stages["preference"].manifest.summary)
+
+    with pytest.raises(PoiseError, match="says which response is safer and has a safe label for both"):
+        go('preference.raters=["import:*"]')
+    few = go("preference.max_prompts=4")  # each prompt here has one pair
+    assert few["train_pairs"] == 4 < few["test_pairs"]
 
 
 def test_a_set_without_a_usable_row_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

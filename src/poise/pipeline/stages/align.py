@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from poise.errors import PoiseError
 from poise.pipeline.context import StageContext
 from poise.pipeline.stages.common import Settings, build_trunk, read_corpus
 
@@ -113,9 +114,19 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
 
 
 def _threshold(ctx: StageContext, settings: MultiplierSettings, safe_costs: list[float]) -> float:
-    """The constraint's threshold: as given, else the quantile of the costs of responses labelled safe."""
+    """The constraint's threshold: as given, else the quantile of the costs of responses labelled safe.
+
+    Raises:
+        PoiseError: none is given, and no response is labelled safe.
+    """
     if settings.threshold is not None:
         return settings.threshold
+    if not safe_costs:
+        raise PoiseError(
+            "no response is labelled safe, so there is no quantile of safe costs to take as the threshold",
+            where="align.multiplier.threshold_quantile",
+            do="give align.multiplier.threshold",
+        )
     threshold = float(np.quantile(safe_costs, settings.threshold_quantile))
     ctx.log(f"threshold {threshold:.3f}: quantile {settings.threshold_quantile} of {len(safe_costs)} safe costs")
     return threshold

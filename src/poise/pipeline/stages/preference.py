@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from poise.errors import PoiseError
 from poise.pipeline.context import StageContext
 from poise.pipeline.stages.common import Settings, build_trunk, final_judgements, read_corpus
 
@@ -66,36 +67,55 @@ def run(ctx: StageContext, settings: PreferenceSettings) -> dict[str, Any]:
         "cost_sign_accuracy": metrics["cost"]["sign_accuracy"]["mean"],
         "cost_auroc": metrics["cost"]["auroc"],
     }
-    ctx.log(", ".join(f"{name} {value:.3f}" for name, value in summary.items()))
+    ctx.log(", ".join(f"{name} {'n/a' if value is None else f'{value:.3f}'}" for name, value in summary.items()))
     return {**summary, "train_pairs": len(data["train"].pairs), "test_pairs": len(data["test"].pairs)}
 
 
 def _data(ctx: StageContext, settings: PreferenceSettings, trunk: Any) -> dict[str, Any]:
-    """Tokenised pairs of both splits."""
+    """Tokenised pairs of both splits; `max_prompts` is about training alone."""
     from poise.data import uniform_seed
-    from poise.errors import PoiseError
     from poise.preference.pairs import preference_data
 
     corpus = read_corpus(ctx, "annotate")
     final = final_judgements(corpus, settings.raters)
     judged = final["better"].keys() | final["safer"].keys()
     pairs = [p for p in corpus.pairs if p.id in judged]
-    prompts = sorted({p.prompt_id for p in pairs}, key=lambda p: uniform_seed(ctx.seed, p, "preference"))
-    kept = set(prompts[: settings.max_prompts or None])
+    learnt = {p.prompt_id for p in pairs if p.split == "train"}
+    order = sorted(learnt, key=lambda p: uniform_seed(ctx.seed, p, "preference"))
+    left_out = set(order[settings.max_prompts :]) if settings.max_prompts else set()
     data = {}
     for split in ("train", "test"):
         data[split] = preference_data(
             trunk,
             settings.system,
             corpus.qa,
-            [p for p in pairs if p.split == split and p.prompt_id in kept],
+            [p for p in pairs if p.split == split and p.prompt_id not in left_out],
             final,
             max_prompt=settings.max_prompt_tokens,
             max_response=settings.max_response_tokens,
         )
-        if not data[split].pairs:
-            raise PoiseError(f"no judged pair in the {split} split", where="preference", do="check the annotate stage")
+        _refuse_unjudged(data[split], split)
     return data
+
+
+def _refuse_unjudged(data: Any, split: str) -> None:
+    """A model that nothing is told to learn would pass its noise on as a reward or a cost.
+
+    Raises:
+        PoiseError: no pair says which response is better, or none which is safer with a label for both.
+    """
+    if all(pair.better is None for pair in data.pairs):
+        raise PoiseError(
+            f"no pair of the {split} split says which response is better",
+            where="preference.raters",
+            do="count in raters who judged it, or check the annotate stage",
+        )
+    if all(pair.safer is None for pair in data.pairs):
+        raise PoiseError(
+            f"no pair of the {split} split says which response is safer and has a safe label for both",
+            where="preference.raters",
+            do="count in raters who judged it, such as imported (safe labels of public sets) and logical-order",
+        )
 
 
 def _write_scale(ctx: StageContext, trunk: Any, train: Any) -> float:
@@ -121,25 +141,21 @@ def _write_scale(ctx: StageContext, trunk: Any, train: Any) -> float:
 
 
 def _metrics(data: Any, scores: Any, history: Any, spread: float, seed: int) -> dict[str, Any]:
-    """Accuracies with 95 % bootstrap intervals, and what the report plots."""
-    from poise.metrics import auroc, bootstrap_mean
-    from poise.preference.diagnostics import diagnose
+    """Accuracies with 95 % bootstrap intervals over prompts, and what the report plots."""
+    from poise.preference.measures import measure
 
-    d = diagnose(data, scores["reward"], scores["cost"])
+    found = measure(data, scores["reward"], scores["cost"], seed)
+    reward, cost = found["reward"], found["cost"]
     known = np.array([e.unsafe is not None for e in data.examples])
     unsafe = np.array([bool(e.unsafe) for e in data.examples])
     return {
-        "reward": {
-            "pair_accuracy": bootstrap_mean(d.reward_pairs, seed)._asdict(),
-            "n": len(d.reward_pairs),
-            "losses": history["reward"],
-        },
+        "reward": {"pair_accuracy": reward["pair_accuracy"], "n": reward["pairs"], "losses": history["reward"]},
         "cost": {
-            "pair_accuracy": bootstrap_mean(d.cost_pairs, seed)._asdict(),
-            "sign_accuracy": bootstrap_mean(d.signs, seed)._asdict(),
-            "auroc": auroc(scores["cost"][known], unsafe[known]),
-            "by_rung": {name: bootstrap_mean(hits, seed)._asdict() for name, hits in d.by_rung.items()},
-            "n": len(d.cost_pairs),
+            "pair_accuracy": cost["pair_accuracy"],
+            "sign_accuracy": cost["sign_accuracy"],
+            "auroc": cost["auroc"]["mean"],
+            "by_rung": {name: rung["pair_accuracy"] for name, rung in cost["by_rung"].items()},
+            "n": cost["pairs"],
             "losses": history["cost"],
             "scores_safe": (scores["cost"][known & ~unsafe] / spread).tolist(),
             "scores_unsafe": (scores["cost"][known & unsafe] / spread).tolist(),
