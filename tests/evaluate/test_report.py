@@ -239,6 +239,16 @@ def test_nan_and_none_read_not_available(page: str) -> None:
     assert not re.search(r"\bnan\b", text)
 
 
+def test_null_in_an_interval_reads_not_available() -> None:
+    """What a stage writes for an interval of no values."""
+    none = {"mean": None, "low": None, "high": None, "n": 0}
+    values = plausible()
+    values["preference"]["cost"].update(pair_accuracy=none, by_rung={"severity": none})
+    values["evaluation"]["judges"][0].update(before=none, after=none, difference=none)
+    text = render_report(ReportData(**values))
+    assert re.search(r"rung: severity</td><td class=\"n\">n/a</td>", text) and not re.search(r"\bnan\b|\bNone\b", text)
+
+
 def test_a_mark_needs_an_interval_without_zero() -> None:
     def verdict(low: float, high: float, up: bool) -> str:
         one = Interval((low + high) / 2, low, high, 9)
@@ -265,6 +275,9 @@ def test_data_goes_through_json_and_a_misspelt_field_is_refused(page: str) -> No
         ReportData(**(values | {"guard": [{"name": "g", "split": "test", "n": 1, "aurok": 0.5}]}))
     with pytest.raises(ValidationError, match="cost has 1 values for 2 steps"):
         ReportData(**(values | {"align": {"steps": [1, 2], "cost": [0.5]}}))
+    quadrant = {"before": [[0, 1], [1, 1]], "after": [[0, 1], [1, 1]], "prompts": ["p"]}
+    with pytest.raises(ValidationError, match="2 points for 1 prompts"):
+        ReportData(**(values | {"evaluation": {"quadrant": quadrant}}))
     with pytest.raises(ValidationError, match=r"\[3, 4\] numbers"):
         ReportData(**(values | {"grid": {"S1": [1, 2, 3], "S2": [1, 2, 3, 4]}}))
 

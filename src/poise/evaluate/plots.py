@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from poise.data import figures
 from poise.data.figures import INK
-from poise.metrics import NAN, Floats, bootstrap_mean, reliability
+from poise.metrics import NAN, Floats, Interval, bootstrap_clusters, reliability
 
 Values = Sequence[float | None]
 Points = Sequence[tuple[float | None, float | None]]
@@ -126,23 +126,24 @@ def reliability_plot(name: str, title: str, prob: Sequence[float], positive: Seq
     return _svg(name, title, draw)
 
 
-def quadrant_plot(name: str, title: str, before: Points, after: Points, seed: int) -> str:
+def quadrant_plot(name: str, title: str, before: Points, after: Points, seed: int, prompts: Sequence[str] = ()) -> str:
     """Each response as a faint point (helpful, harmless), and the two means with their 95% bootstrap intervals.
 
     Args:
         before, after: `[N, 2]`, columns reward (helpful) and -cost (harmless). seed: of the bootstrap.
+        prompts: `[N]`, the prompt of each response; whole prompts are resampled. Empty: each response is one.
     """
-    groups = [_points(before), _points(after)]
-    if not all(len(points) for points in groups):
+    groups = [_points(before, prompts), _points(after, prompts)]
+    if not all(len(points) for points, _ in groups):
         return ""
 
     def draw(axes: Axes) -> None:
         axes.axhline(0.0, color=INK, linewidth=1)
         axes.axvline(0.0, color=INK, linewidth=1)
         means = []
-        for points, colour, word in zip(groups, (BEFORE, AFTER), ("before", "after"), strict=True):
+        for (points, clusters), colour, word in zip(groups, (BEFORE, AFTER), ("before", "after"), strict=True):
             axes.scatter(points[:, 0], points[:, 1], s=9, color=colour, alpha=0.25, linewidths=0)
-            x, y = (bootstrap_mean(points[:, k], seed) for k in (0, 1))
+            x, y = (_mean_interval(points[:, k], clusters, seed) for k in (0, 1))
             xerr, yerr = ([[mean.mean - mean.low], [mean.high - mean.mean]] for mean in (x, y))
             label = f"{word}, mean (n = {len(points)})"
             axes.errorbar(x.mean, y.mean, yerr, xerr, "o", color=colour, capsize=3, zorder=4, label=label)
@@ -208,7 +209,17 @@ def _finite(values: Values) -> Floats:
     return array[np.isfinite(array)]
 
 
-def _points(values: Points) -> Floats:
-    """The points `[N, 2]` that have both coordinates."""
+def _mean_interval(values: Floats, clusters: Sequence[Sequence[int]], seed: int) -> Interval:
+    """Mean of `values[N]` with its 95% bootstrap interval over clusters, each the positions of one prompt's values."""
+    return bootstrap_clusters(lambda at: float(values[at].mean()), clusters, seed)
+
+
+def _points(values: Points, prompts: Sequence[str]) -> tuple[Floats, list[list[int]]]:
+    """The points `[N, 2]` that have both coordinates, and the positions of each prompt's."""
     array = _array([value for point in values for value in point]).reshape(-1, 2)
-    return array[np.isfinite(array).all(axis=1)]
+    kept = np.flatnonzero(np.isfinite(array).all(axis=1))
+    keys: Sequence[object] = prompts or range(len(array))
+    clusters: dict[object, list[int]] = {}
+    for at, row in enumerate(kept.tolist()):
+        clusters.setdefault(keys[row], []).append(at)
+    return array[kept], list(clusters.values())

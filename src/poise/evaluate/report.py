@@ -166,4 +166,4 @@ def _quadrant_plot(data: ReportData) -> Markup:
         return Markup("")
     points = data.evaluation.quadrant
     title = f"Helpful against harmless: {len(points.before)} responses before, {len(points.after)} after alignment"
-    return Markup(plots.quadrant_plot("quadrant", title, points.before, points.after, data.seed))
+    return Markup(plots.quadrant_plot("quadrant", title, points.before, points.after, data.seed, points.prompts))

@@ -6,17 +6,27 @@ field is refused. A part that a run did not have stays `None` or empty. `None` a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from poise.evaluate.agreement import RaterAgreement
-from poise.metrics import Interval
+from poise.metrics import NAN, Interval
 
 _STRICT = ConfigDict(extra="forbid")
 Number = float | None
+
+
+def _null_is_nan(value: Any) -> Any:
+    """An interval of no values went through JSON, which has no NaN."""
+    return {k: NAN if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+Told = Annotated[Interval, BeforeValidator(_null_is_nan)]
+"""An interval as a stage's JSON holds it."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -60,7 +70,7 @@ class Calibration:
 class RewardPart:
     """The reward model: share of test pairs ranked as labelled, and training loss (nats) at each step."""
 
-    pair_accuracy: Interval | None = None
+    pair_accuracy: Told | None = None
     n: int | None = None
     losses: list[Number] = field(default_factory=list)
 
@@ -69,9 +79,9 @@ class RewardPart:
 class CostPart:
     """The cost model: shares right in ranking and in sign, ranking by rung, losses, and costs by label."""
 
-    pair_accuracy: Interval | None = None
-    sign_accuracy: Interval | None = None
-    by_rung: dict[str, Interval | Number] = field(default_factory=dict)
+    pair_accuracy: Told | None = None
+    sign_accuracy: Told | None = None
+    by_rung: dict[str, Told | Number] = field(default_factory=dict)
     losses: list[Number] = field(default_factory=list)
     scores_safe: list[Number] = field(default_factory=list)
     scores_unsafe: list[Number] = field(default_factory=list)
@@ -118,9 +128,9 @@ class JudgeRow:
     metric: str
     unit: str
     higher_is_better: bool
-    before: Interval
-    after: Interval
-    difference: Interval
+    before: Told
+    after: Told
+    difference: Told
 
     @property
     def verdict(self) -> str:
@@ -134,10 +144,22 @@ class JudgeRow:
 
 @dataclass(frozen=True, config=_STRICT)
 class Quadrant:
-    """(helpful, harmless) = (reward, -cost) of each response, `[N][2]`."""
+    """(helpful, harmless) = (reward, -cost) of each response, `[N][2]`, and the prompt of each, both policies alike.
+
+    Without `prompts` each response counts as of a prompt of its own.
+
+    Raises:
+        ValueError: `prompts` has another length than a policy has responses.
+    """
 
     before: list[tuple[Number, Number]]
     after: list[tuple[Number, Number]]
+    prompts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for points in (self.before, self.after):
+            if self.prompts and len(points) != len(self.prompts):
+                raise ValueError(f"{len(points)} points for {len(self.prompts)} prompts")
 
 
 @dataclass(frozen=True, config=_STRICT)
