@@ -62,6 +62,21 @@ def test_from_our_own_taxonomy(tmp_path: Path) -> None:
     assert "Human Trafficking ~ child_abuse" in losses.lossy
 
 
+def test_names_of_a_third_taxonomy_do_not_stay_under_the_target(tmp_path: Path) -> None:
+    flags = PartialLabel(safe=False, categories=("Drugs",), severity=2)
+    foreign = PartialLabel(safe=False, categories=("animal_abuse",), taxonomy=BEAVER)
+    pairs = [
+        DualRecord(prompt=f"p{n}", responses=("a", "b"), labels=labels_)
+        for n, labels_ in enumerate([(flags, foreign), (foreign, flags), (foreign, foreign)])
+    ]
+    found, _ = map_tables(tables(tmp_path / "a", pairs), "llama-guard-3", tmp_path / "b")
+    first, second, third = [row for batch in found["default"].batches() for row in batch.to_pylist()]
+    assert first["taxonomy"] == second["taxonomy"] == "llama-guard-3"
+    assert first["response_0_categories"] == second["response_1_categories"] is not None
+    assert first["response_1_categories"] is None and second["response_0_categories"] is None
+    assert (third["taxonomy"], third["response_0_categories"]) == (BEAVER, ["animal_abuse"])
+
+
 def test_pairs_and_prompts(tmp_path: Path) -> None:
     beaver = {"taxonomy": BEAVER}
     pair = DualRecord(

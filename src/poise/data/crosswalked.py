@@ -2,8 +2,8 @@
 
 To "pku-19": the 19 flags are filled from the source's own categories, true, false or undecided (null), so that a guard
 learns only what is known; the source's categories stay beside them. From "pku-19": the categories of the target are
-filled. What a label means in the other taxonomy is decided in `poise.harm.crosswalk`; severity is never derived, except
-that a safe answer has severity 0.
+filled, and what a third taxonomy said of the row goes. What a label means in the other taxonomy is decided in
+`poise.harm.crosswalk`; severity is never derived, except that a safe answer has severity 0.
 """
 
 from __future__ import annotations
@@ -91,10 +91,18 @@ def _map_row(unit: str, row: Row, target: str, note: Callable[[Translation], Tra
                 row[flags] = _flags(found)
                 row[severity] = 0 if found.unsafe is False and row[severity] is None else row[severity]
         elif row[flags] is not None and None not in row[flags].values():
+            if row["taxonomy"] != target:
+                _clear(unit, row)
             ours = [name for name, true in row[flags].items() if true]
             found = _translated(row[safe], ours, PKU, target, note)
             row[foreign] = None if found is None or found.categories is None else sorted(found.categories)
             row["taxonomy"] = target
+
+
+def _clear(unit: str, row: Row) -> None:
+    """Drop the categories of a third taxonomy from all responses: a row has one taxonomy beside ours."""
+    for name, _ in FOREIGN[unit]:
+        row[name] = None
 
 
 def _map_prompt(row: Row, target: str, note: Callable[[Translation], Translation]) -> None:
