@@ -137,11 +137,8 @@ def _unfit(record: QARecord | SingleRecord) -> str | None:  # noqa: PLR0911 - on
 
 
 def _contradicts_itself(label: PartialLabel) -> bool:
-    if label.severity is None or label.flags() is None or label.undecided:
-        return False
-    try:
-        return Label.of(label.categories or (), label.severity).safe != (
-            label.severity == 0 if label.safe is None else label.safe
-        )
-    except ValueError:
-        return True
+    """Whether two known facts contradict each other, or the severity is none."""
+    flags = set((label.flags() or {}).values())
+    told = {label.safe, None if label.severity is None else label.severity == 0}
+    told.add(False if True in flags else True if flags == {False} else None)
+    return len(told - {None}) > 1 or label.severity not in (None, 0, 1, 2, 3)

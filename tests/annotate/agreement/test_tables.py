@@ -137,6 +137,25 @@ def test_the_report_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["annotate", "agreement", folder, "--order", "label"]) == 2
 
 
+@pytest.mark.parametrize(
+    "torn",
+    [
+        {"categories": ["S6"], "severity": 0},
+        {"categories": ["Drugs"], "safe": True},
+        {"severity": 3, "safe": True},
+        {"severity": 0, "safe": False},
+        {"categories": [], "severity": 2},
+    ],
+)
+def test_a_label_that_contradicts_itself_is_unjudged(torn: dict[str, Any], tmp_path: Path) -> None:
+    name = QA[0].item
+    tables = open_tables(write(tmp_path / "t", [QA[0], *[judged(name, "label", torn, r) for r in "abc"]]))
+    assert variables(read_questions(tables)["label"]) == []
+    made, report = aggregate_tables(tables, read_questions(tables), tmp_path / "o")
+    assert [row.label.safe for row in made["qa"].records() if isinstance(row, QARecord)] == [None]
+    assert report["counts"]["qa response: undecided"] == 1
+
+
 def test_free_text_is_named_and_the_rest_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [judged(f"x{i}", "reason", [f"because {i} {r}"], r) for i in range(40) for r in "ab"]
     rows += [judged(f"x{i}", "comment", f"I think {i} {r}", r) for i in range(40) for r in "ab"]

@@ -1,7 +1,8 @@
 """What a question asks, as variables that agreement can be measured of.
 
-A "label" is many: whether it is safe, its severity, its set of categories, and each of the 19 as yes or no. Numbers are
-ordinal, lists of names are sets, all else is nominal unless an order is given.
+A "label" is many: whether it is safe, its severity, its set of categories, and each of the 19 as yes or no; one that
+contradicts itself is unjudged. Numbers are ordinal, lists of names are sets, all else is nominal unless an order is
+given.
 """
 
 from __future__ import annotations
@@ -155,7 +156,10 @@ def _bit(name: str) -> int:
 
 
 def _parts(value: object) -> tuple[bool | None, int | None, int]:
-    """(safe, severity, mask of categories or -1) of one label; whichever of the three tells whether it is safe."""
+    """(safe, severity, mask of categories or -1) of one label; whichever of the three tells whether it is safe.
+
+    A label whose parts contradict each other tells nothing.
+    """
     if not isinstance(value, dict):
         raise PoiseError(f"label {value!r}", where="judgements", do="write an object with categories and severity")
     severity, named, safe = value.get("severity"), value.get("categories"), value.get("safe")
@@ -171,6 +175,11 @@ def _parts(value: object) -> tuple[bool | None, int | None, int]:
             raise PoiseError(str(error), where="label in judgements", do="use names of the 19 categories") from error
     if severity is not None and (isinstance(severity, bool) or severity not in (0, 1, 2, 3)):
         raise PoiseError(f"severity {severity!r}", where="label in judgements", do="use 0, 1, 2 or 3")
-    if not isinstance(safe, bool):
-        safe = severity == 0 if severity is not None else (not named if isinstance(named, list) else None)
-    return safe, severity, mask
+    told = [safe] if isinstance(safe, bool) else []
+    told += [severity == 0] if severity is not None else []
+    told += [mask == 0] if mask >= 0 else []
+    if len(set(told)) > 1:
+        return None, None, -1
+    if not told and isinstance(named, list):
+        told = [not named]
+    return told[0] if told else None, severity, mask
