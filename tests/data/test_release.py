@@ -189,6 +189,33 @@ def test_people_are_pseudonyms_and_their_words_stay_out(make_corpus: Callable[..
     assert json.loads(label["value"]) == {"categories": ["S6", "S12"], "severity": 2}
 
 
+def test_what_people_typed_stays_out(tmp_path: Path) -> None:
+    asked = QARecord(prompt="What is tea?", response="A drink.", label=SAFE)
+    told: list[tuple[str, Any, str]] = [
+        ("reason", ["typed by a person"], "person"),
+        ("comment", "typed by a person", "person"),
+        ("note", [3, "typed by a person"], "person"),
+        ("tone", "neutral", "model"),
+        ("stars", 4, "person"),
+        ("ratings", [4, 5], "person"),
+        ("label", {"categories": [], "severity": 0}, "person"),
+        ("single", "tie", "person"),
+    ]
+    judged = [
+        JudgementRecord.model_validate(
+            {"item": asked.item, "question": q, "value": value, "rater": "Ann", "rater_kind": kind}
+            | {"responses": (asked.item,)}
+        )
+        for q, value, kind in told
+    ]
+    release = write_release(put([asked, *judged], tmp_path / "t"), tmp_path / "r", name="x", licence="MIT", seed=0)
+    shown = {row["question"] for row in rows(tmp_path / "r", "judgements")}
+    assert shown == {"tone", "stars", "ratings", "label", "single"}
+    assert release.manifest["left_out"]["judgements"] == {"words of a person": 3}
+    written = b"".join(path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file())
+    assert b"typed by" not in written
+
+
 def test_people_are_numbered_by_their_first_judgement(tmp_path: Path) -> None:
     asked = QARecord(prompt="What is tea?", response="A drink.", label=SAFE)
     people = ["Zoe", "Ann", "Zoe", "Bob"]

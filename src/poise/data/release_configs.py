@@ -1,8 +1,8 @@
 """What goes into each config of a release, what is left out and why, a batch at a time.
 
 A row is in the config of its unit when every column that the config needs has a value. A dual pair that is judged in
-part goes into `pairs-extended` instead. Facts that tell where a text comes from never keep a row out: they read
-"not recorded".
+part goes into `pairs-extended` instead. What a person may have typed, the words that answer a source's own question, is
+left out of the judgements. Facts that tell where a text comes from never keep a row out: they read "not recorded".
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ NO_LABEL = "a response has no label"
 ONLY_SAFE = "only safe or unsafe is known of a response"
 SAME_PAIR = "the pair came before"
 CONTRADICT = "a pair judged in part, labels and ranking contradict each other"
+FREE_TEXT = "words of a person"
+
+_ASKED = pa.array(["label", "safe", "better", "safer", "single"])
+_WORDS = r'(?s)^\s*("|\[.*")'
+"""JSON of a text, or of a list that holds one."""
 
 _FILL: dict[str, Any] = {
     "split": "train",
@@ -90,8 +95,18 @@ def _reasons(unit: str, batch: pa.RecordBatch) -> pa.Array:
         if not name.endswith("_source"):
             reason = not_judged(unit, name) if name.endswith("_response_id") else f"no {name}"
             cases.append((batch.column(name).is_null(), reason))
+    if unit == "judgements":
+        cases.append((_free_text(batch), FREE_TEXT))
     masks = pc.make_struct(*(mask for mask, _ in cases), field_names=[str(number) for number in range(len(cases))])
     return pc.case_when(masks, *(pa.scalar(reason) for _, reason in cases))
+
+
+def _free_text(batch: pa.RecordBatch) -> pa.Array:
+    """Whether a judgement is a text, or a list with texts, that a person answered a question of their own tool with."""
+    person = pc.equal(batch.column("rater_kind"), "person")
+    own = pc.invert(pc.is_in(batch.column("question"), value_set=_ASKED))
+    words = pc.match_substring_regex(batch.column("value"), _WORDS)
+    return pc.fill_null(pc.and_(pc.and_(person, own), words), False)
 
 
 def _extended(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
