@@ -80,6 +80,19 @@ def test_postgres_names_its_own_tool(postgres: str, tmp_path: Path) -> None:
         back_up(store, tmp_path / "copy.db")
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:secret@h:port/db", "postgresql:/u:secret@h/db", "postgresql+psycopg:/h?password=secret"]
+)
+def test_a_url_that_is_none_is_no_path_and_keeps_its_password(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PoiseError, match="no URL of a database") as caught:
+        AnnotationStore.create(url)
+    assert "secret" not in str(caught.value) and caught.value.__suppress_context__
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_file_and_a_missing_row_show(make: Make) -> None:
     bench = make(qa_rows(200))
     path = Path(bench.store.database.name)

@@ -9,6 +9,7 @@ moments.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from poise.errors import PoiseError
 
 _LOCK = 0x706F697365
 """Key of the advisory lock: "poise"."""
+_POSTGRES = re.compile(r"postgres\w*(\+\w+)?:")
+"""How a URL begins, even one that lacks a slash: it is no path."""
 _WAIT_MS = 30_000
 _CONNECTIONS = 24
 """Of one process to SQLite, kept open; as many more when threads need them."""
@@ -119,14 +122,16 @@ def refresh_statistics(connection: sa.Connection) -> None:
 
 
 def _url(where: str | Path) -> sa.URL:
-    if "://" not in str(where):
-        return sa.URL.create("sqlite", database=str(where))
+    text = str(where)
+    if "://" not in text and not _POSTGRES.match(text):
+        return sa.URL.create("sqlite", database=text)
     try:
-        url = sa.make_url(str(where))
-    except sa.exc.ArgumentError as error:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):  # the cause quotes the URL, and with it a password
+        shown = text.rpartition("@")[2].partition("?")[0]
         raise PoiseError(
-            "no URL of a database", where=str(where), do="write postgresql://user@host/name or a path"
-        ) from error
+            "no URL of a database", where=shown, do="write postgresql://user@host:port/name or a path"
+        ) from None
     if url.get_backend_name() != "postgresql":
         raise PoiseError(
             f"no store in {url.get_backend_name()}", where=url.render_as_string(), do="use a path or postgresql://..."
