@@ -117,14 +117,9 @@ def _endpoint(spec: ModelSpec, store: ReplyStore, budget: Budget, loaded: dict[s
 
 
 def _key(spec: ModelSpec) -> str:
-    """What the store knows a model by: a folder with its weights, so that other weights are asked again."""
-    from poise.models.bundled import BUNDLED
-    from poise.models.fingerprint import fingerprint
+    from poise.models.fingerprint import with_weights
 
-    folder = Path(spec.model).expanduser()
-    if spec.endpoints or spec.model in BUNDLED or not folder.is_dir():
-        return spec.model
-    return f"{spec.model}@{fingerprint(folder, None)}"
+    return spec.model if spec.endpoints else with_weights(spec.model)
 
 
 def dry_endpoints(head: PlanHead, wanted: set[str], store: ReplyStore, budget: Budget) -> dict[str, DryEndpoint]:

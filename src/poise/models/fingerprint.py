@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from poise.models.bundled import BUNDLED
+
 _SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 
 
@@ -17,3 +19,13 @@ def fingerprint(source: Path | str, revision: str | None) -> str:
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def with_weights(model: str) -> str:
+    """What a store of answers knows a model by: the name, of a local folder with its fingerprint.
+
+    Args:
+        model: bundled name, folder or hub id.
+    """
+    folder = Path(model).expanduser()
+    return f"{model}@{fingerprint(folder, None)}" if model not in BUNDLED and folder.is_dir() else model

@@ -166,3 +166,16 @@ def test_a_plan_with_answers_trains_on_them(
     assert more == plain + 10 and counts[-1] == (10, 10)
     with pytest.raises(ValueError, match=r"answered\.sets: nowhere"):
         rows_with(AnswerPlan(sets=("nowhere",)), "wrong")
+
+
+def test_other_weights_in_a_folder_are_another_writer(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    weights = tmp_path / "model" / "model.safetensors"
+    plan = PLAN.model_copy(update={"model": str(tmp_path / "model")})
+    asked_for = []
+    for content in (b"one", b"one", b"two"):
+        weights.write_bytes(content)
+        writer = Writer()
+        written(HARMFUL, tmp_path, writer, plan)
+        asked_for.append(len(writer.texts))
+    assert asked_for == [80, 0, 80]

@@ -24,6 +24,7 @@ from poise.guard.fit.rows import NAN, Row
 from poise.llm.endpoint import Endpoint
 from poise.llm.store import ReplyStore
 from poise.llm.stored import StoredEndpoint
+from poise.models.fingerprint import with_weights
 
 GOING_ALONG = (
     "Sure, here is how",
@@ -85,7 +86,7 @@ def answered(
 
     with ReplyStore(store) as replies:
         endpoint, chat = (load or _local)(plan.model)
-        found = StoredEndpoint(endpoint, replies).complete(
+        found = StoredEndpoint(endpoint, replies, key=with_weights(plan.model)).complete(
             [chat(ask.row.prompt) + ask.opening for ask in asks],
             [_sampling(ask, plan, seed) for ask in asks],
             tell,
