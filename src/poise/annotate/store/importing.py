@@ -85,6 +85,7 @@ class _Importer:
         self._choices: list[tuple[int, tuple[str, str], str, int, Value]] = []
         self._old: set[int] = set()
         self._values: dict[str, Any] = {}
+        self._raters: dict[tuple[str, str, str], int] = {}
         self._counts: Counter[str] = Counter()
         self._by_rows = "judgements" not in tables
 
@@ -156,8 +157,6 @@ class _Importer:
         return self._known_rater(ROW if dataset is None else Rater(id=dataset, kind="import"))
 
     def _known_rater(self, rater: Rater) -> int:
-        if not hasattr(self, "_raters"):
-            self._raters: dict[tuple[str, str, str], int] = {}
         named = rater.id, rater.kind, rater.version
         if named not in self._raters:
             self._raters[named] = self._log.rater(rater)
@@ -211,13 +210,11 @@ class _Importer:
         if item in self._new:
             return None
         query = sa.text(
-            "select value, reason, seq from event where item = :item and question = :question and rater = :rater "
-            "and kind = 'import' order by seq desc limit 1"
+            f"select coalesce(value, case reason when '{_CONTRADICT}' then reason else 'null' end), seq from event "
+            "where item = :item and question = :asked and rater = :rater and kind = 'import' order by seq desc limit 1"
         )
-        row = self._db.execute(query, {"item": item, "question": question, "rater": rater}).first()
-        if row is None:
-            return None
-        return row.value or (_CONTRADICT if row.reason == _CONTRADICT else "null"), row.seq
+        row = self._db.execute(query, {"item": item, "asked": question, "rater": rater}).first()
+        return None if row is None else (row[0], row[1])
 
     def _choose(
         self, item: int, named: tuple[str, str], question: str, rater: int, value: Value | None, **extra: Any
@@ -269,8 +266,7 @@ class _Importer:
         say(found.id, named, record.question, rater, value, **extra)
 
     def _write_hints(self) -> None:
-        fresh = [{"item": item, "category": code} for item, code in sorted(self._hints) if item in self._new]
-        if fresh:
+        if fresh := [{"item": item, "category": code} for item, code in sorted(self._hints) if item in self._new]:
             self._db.execute(sa.insert(schema.hint), fresh)
         for item, code in sorted(self._hints):
             if item not in self._new:
