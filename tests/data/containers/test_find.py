@@ -222,5 +222,5 @@ def test_without_network_or_client_there_is_one_clear_line(monkeypatch: pytest.M
         resolve(f"owner/name@{COMMIT}")
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(PoiseError, match=r'huggingface_hub is not installed \(pip install "poise\[datasets\]"\)'):
+    with pytest.raises(PoiseError, match=r'huggingface_hub is not installed \(pip install -e "\.\[datasets\]"\)'):
         resolve(f"owner/name@{COMMIT}")
