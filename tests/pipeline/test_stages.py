@@ -15,6 +15,7 @@ from poise.errors import PoiseError
 from poise.guard.shipped import seed_splits
 from poise.pipeline import RunResult, load_recipe, run
 from poise.pipeline.stages import STAGES, align, evaluate, preference, prompts, report
+from poise.pipeline.stages.align import AlignSettings
 from poise.preference.pairs import Example, Pair, PreferenceData
 
 
@@ -103,3 +104,9 @@ def test_preference_intervals_are_over_prompts() -> None:
     ):
         assert interval == {"mean": 0.5, "low": 0.0, "high": 1.0, "n": 2}
     assert found["reward"]["n"] == found["cost"]["n"] == 20
+
+
+def test_centring_needs_siblings() -> None:
+    with pytest.raises(ValueError, match="all advantages would be zero"):
+        AlignSettings(responses_per_prompt=1)
+    assert AlignSettings(responses_per_prompt=1, center_advantages=False).responses_per_prompt == 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from poise.errors import PoiseError
 from poise.pipeline.context import StageContext
@@ -52,6 +52,12 @@ class AlignSettings(Settings):
     value_clip: float = Field(5.0, gt=0)
     center_advantages: bool = Field(True, description="subtract the mean over a prompt's responses (not in the paper)")
     checkpoint_every: int = Field(5, ge=1)
+
+    @model_validator(mode="after")
+    def _centring_needs_siblings(self) -> Self:
+        if self.center_advantages and self.responses_per_prompt < 2:
+            raise ValueError("center_advantages with one response per prompt: all advantages would be zero; unset it")
+        return self
 
 
 def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
