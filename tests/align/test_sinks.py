@@ -53,7 +53,7 @@ def test_no_sink_and_an_unknown_one(tmp_path: Path) -> None:
 def test_an_absent_package_is_one_clear_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(PoiseError, match=f"{name} can't be imported.*poise\\[{name}\\]"), sinks([name], tmp_path):
+    with pytest.raises(PoiseError, match=f"{name} can't be imported.*\\.\\[{name}\\]"), sinks([name], tmp_path):
         pass
 
 

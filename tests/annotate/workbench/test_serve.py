@@ -85,7 +85,7 @@ def test_without_the_extra_one_line_says_so(make_site: MakeSite, monkeypatch: py
     for name in [name for name in sys.modules if name.split(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(PoiseError, match=r"pip install 'poise\[serve\]'"):
+    with pytest.raises(PoiseError, match=r"pip install -e '\.\[serve\]'"):
         create_app(store)
 
 
