@@ -38,13 +38,14 @@ def agreement(
     """Alpha, AC1 and percent agreement by question and category with intervals, and every rater's estimated error."""
     from poise.annotate.agreement.report import report
     from poise.annotate.agreement.terminal import render
+    from poise.annotate.store.database import is_url
     from poise.pipeline import progress
 
     questions = _questions(tables, without_models, rater, round_)
     with progress(iter(()), unit="variables", what="measuring") as bar:
         found = report(questions, orders=_orders(order), replicates=replicates, seed=seed, progress=bar.update)
     found = {
-        "tables": tables.rpartition("@")[2] if "://" in tables else tables,
+        "tables": tables.rpartition("@")[2] if is_url(tables) else tables,
         "without_models": without_models,
         "round": round_,
         **found,
@@ -92,7 +93,9 @@ def _questions(
 ) -> Any:
     names = None if raters is None else set(raters)
     kept = None if names is None else lambda who: who.name in names
-    if "://" in str(source) or Path(source).is_file():
+    from poise.annotate.store.database import is_url
+
+    if is_url(str(source)) or Path(source).is_file():
         from poise.annotate.agreement.from_store import read_store
         from poise.annotate.store import AnnotationStore
 

@@ -84,12 +84,15 @@ def test_postgres_names_its_own_tool(postgres: str, tmp_path: Path) -> None:
     "url", ["postgresql://u:secret@h:port/db", "postgresql:/u:secret@h/db", "postgresql+psycopg:/h?password=secret"]
 )
 def test_a_url_that_is_none_is_no_path_and_keeps_its_password(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PoiseError, match="no URL of a database") as caught:
         AnnotationStore.create(url)
     assert "secret" not in str(caught.value) and caught.value.__suppress_context__
+    assert main(["annotate", "agreement", url]) == 2
+    told = capsys.readouterr().err
+    assert "no URL of a database" in told and "secret" not in told
     assert list(tmp_path.iterdir()) == []
 
 

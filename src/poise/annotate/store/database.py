@@ -121,9 +121,14 @@ def refresh_statistics(connection: sa.Connection) -> None:
         connection.exec_driver_sql("analyze")
 
 
+def is_url(where: str) -> bool:
+    """Whether this is meant as a database's URL, which may hold a password, and not as a path."""
+    return "://" in where or _POSTGRES.match(where) is not None
+
+
 def _url(where: str | Path) -> sa.URL:
     text = str(where)
-    if "://" not in text and not _POSTGRES.match(text):
+    if not is_url(text):
         return sa.URL.create("sqlite", database=text)
     try:
         url = sa.make_url(text)
