@@ -58,18 +58,6 @@ def test_each_method_trains_its_roles_and_no_other(model: Path, tmp_path: Path, 
     assert changed == {"actor", *CRITICS[name]}
 
 
-def test_critics_start_as_their_models_at_unit_size(model: Path) -> None:
-    """(r - 0.1) / 2 and c / 0.5 as the rewards and costs of a rollout have it, c / 4 of a model with its own spread."""
-    both = Multipliers({"all": FixedMultiplier(1.0), "severe": FixedMultiplier(1.0)})
-    trunk = make(model, "ppo_lagrangian", constraints=TWO, multiplier=both).trunk
-    scale = SCALE._replace(further={"severe": 4.0})
-    LocalLoop(trunk, PROMPTS, PPOLagrangian(), both, scale, SETTINGS, constraints=TWO)
-    lower = trunk.lower(torch.tensor([PROMPTS[4][1]]))
-    for role, mean, std in (("reward", 0.1, 2.0), ("cost", 0.0, 0.5), ("severe", 0.0, 4.0)):
-        score, value = (trunk.values(trunk.upper(lower, each), each) for each in (role, f"{role}_critic"))
-        torch.testing.assert_close(value, (score - mean) / std)
-
-
 @pytest.mark.parametrize("name", ONLINE)
 def test_results_do_not_depend_on_micro_batches(model: Path, tmp_path: Path, name: str) -> None:
     ptx = PTX([([1, 30], [40, 41]), ([1, 31, 32], [42, 2]), ([1], [43, 44, 45])], 0.5, rows_per_step=3)

@@ -40,7 +40,7 @@ class LocalLoop:
     """One online method on a trunk with the roles that `methods.online_roles` names.
 
     Args:
-        trunk: reward and cost roles trained; critics start as copies of them, brought to the unit of `scale`.
+        trunk: reward and cost roles trained; critics start as copies of them.
         prompts: (id, token ids with template) to draw from.
         algorithm: the method's constants.
         multiplier: a rule; `Multipliers` where there are several constraints; None for PPO, which has none.
@@ -74,7 +74,7 @@ class LocalLoop:
         check(self.prompts, trunk, algorithm, constraints, settings, multiplier is None)
         self.evaluator = None if evaluation is None else Evaluator(evaluation, scale, self.constraints.named)
         for critic, start in self.method.critics.items():
-            self._start(critic, start)
+            trunk.load_role(critic, trunk.state_of(start), saved_as=start)
         self.trained = ("actor", *self.method.critics)
         self.passes = shared_passes(trunk, ("reward", *self.constraints.roles))
         rates = {"actor": settings.actor_learning_rate}
@@ -90,14 +90,6 @@ class LocalLoop:
         }
         self.history: list[dict[str, float]] = []
         self._shuffled: tuple[int, list[int]] = (-1, [])
-
-    @torch.no_grad()
-    def _start(self, critic: str, model: str) -> None:
-        """Make a critic of a score model; what it learns from is at unit size, so its head is brought there."""
-        self.trunk.load_role(critic, self.trunk.state_of(model), saved_as=model)
-        head, (mean, std) = self.trunk.state_of(critic), self.scale.of(model)
-        head["head.linear.weight"].div_(std)
-        head["head.linear.bias"].sub_(mean).div_(std)
 
     @property
     def multiplier(self) -> Multiplier | Multipliers:

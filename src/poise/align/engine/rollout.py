@@ -46,13 +46,7 @@ class ScoreScale(NamedTuple):
 
     def cost(self, raw: Tensor, role: str = "cost") -> Tensor:
         """Scale only; raw float[B] of the cost model with that role."""
-        return raw / self.of(role)[1]
-
-    def of(self, role: str) -> tuple[float, float]:
-        """What is subtracted from raw scores of the reward or a cost model, and what they are divided by then."""
-        if role == "reward":
-            return self.reward_mean, self.reward_std
-        return 0.0, self.further.get(role, self.cost_std)
+        return raw / self.further.get(role, self.cost_std)
 
 
 class Responses(NamedTuple):
