@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import math
 import pickle
 import ssl
 import subprocess
@@ -28,6 +29,7 @@ from poise.llm.exchange import ChatRequest, EndpointError, Reply
 from poise.llm.fake import KINDS, FakeServer, Faults
 from poise.llm.http_client import HttpClient
 from poise.llm.http_faults import Asked, duration, fault_of, quotable, retry_after
+from poise.llm.json_client import JsonClient
 from poise.llm.keys import Key
 from poise.llm.sse import EventParser
 from poise.llm.wire import request_body
@@ -134,6 +136,25 @@ def test_the_halves_of_a_character_are_joined() -> None:
     """An emoji is two UTF-16 halves; a stream may part them, and a server may lose one."""
     events = stream(chunk({"content": "a\ud83d"}), chunk({"content": "\ude00b\ud83d"}, "stop"), "[DONE]")
     assert send_canned(events, stream=True).text == "a\U0001f600b\ufffd"
+
+
+def test_a_score_that_is_no_number_is_a_fault_and_a_token_of_no_probability_is_not() -> None:
+    async def scores(text: str) -> Any:
+        async with canned(plain(200, text)) as (url, _):
+            client = JsonClient("scores", url, "/moderations", lambda request: {})
+            try:
+                return await client.send(ask())
+            except EndpointError as error:
+                return error
+            finally:
+                await client.close()
+
+    fault = asyncio.run(scores('{"hate": NaN}'))
+    assert isinstance(fault, EndpointError) and fault.kind == "server" and "number" in fault.reason
+    assert asyncio.run(scores('{"hate": 0.5}')).text == '{"hate":0.5}'
+    told = '{"model": "m", "choices": [{"message": {"content": "a"}, "finish_reason": "stop", "logprobs": {"content": '
+    told += '[{"token": "a", "logprob": 0.0, "top_logprobs": [{"token": "b", "logprob": -Infinity}]}]}}]}'
+    assert send_canned(plain(200, told)).logprobs[0][2]["b"] == -math.inf
 
 
 def test_logprobs_of_llama_cpp_completions_have_the_shape_of_a_chat() -> None:
@@ -383,7 +404,6 @@ def test_errors_in_the_words_of_real_servers(status: int, body: Any, kind: str) 
         (plain(200, {"choices": [{"message": None, "finish_reason": None}]}), "server", "shape"),
         (plain(200, {"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]}), "server", "shape"),
         (plain(200, {"choices": "none"}), "server", "JSON"),
-        (plain(200, '{"model": NaN, "choices": []}'), "server", "JSON"),
         (plain(200, {"choices": [{"message": {}, "logprobs": {"content": [{}]}}]}), "server", "JSON"),
         (plain(200, {"error": {"message": "upstream failed"}}), "server", "upstream failed"),
         (plain(200, {"error": {"message": "slow down", "code": 429}}, "Retry-After: 3"), "rate-limited", "too many"),

@@ -84,11 +84,10 @@ class JsonClient:
                 return fault_of(response.status, response.headers, raw, Asked(request, "text", self._key))
         if not isinstance(told, dict):
             return EndpointError("server", "an answer that is no JSON object", status=200)
-        model = told.get("model")
-        latency = time.perf_counter() - started
-        return Reply(
-            canonical_json(told),
-            "stop",
-            latency_s=latency,
-            served_model=whole_text([model]) if isinstance(model, str) else "",
-        )
+        try:
+            text = canonical_json(told)
+        except ValueError:  # NaN and infinity are no JSON, and no score
+            return EndpointError("server", "an answer with a number that is none", status=200)
+        model, latency = told.get("model"), time.perf_counter() - started
+        served = whole_text([model]) if isinstance(model, str) else ""
+        return Reply(text, "stop", latency_s=latency, served_model=served)

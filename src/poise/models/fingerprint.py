@@ -21,11 +21,17 @@ def fingerprint(source: Path | str, revision: str | None) -> str:
     return digest.hexdigest()
 
 
+def local_folder(model: str) -> Path | None:
+    """The folder that a model's name is; None for a bundled name or a hub id, whose weights stay what they are."""
+    folder = Path(model).expanduser()
+    return folder if model not in BUNDLED and folder.is_dir() else None
+
+
 def with_weights(model: str) -> str:
     """What a store of answers knows a model by: the name, of a local folder with its fingerprint.
 
     Args:
         model: bundled name, folder or hub id.
     """
-    folder = Path(model).expanduser()
-    return f"{model}@{fingerprint(folder, None)}" if model not in BUNDLED and folder.is_dir() else model
+    folder = local_folder(model)
+    return model if folder is None else f"{model}@{fingerprint(folder, None)}"

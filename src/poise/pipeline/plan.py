@@ -12,7 +12,6 @@ from typing import Any, Literal
 import poise
 from poise.errors import PoiseError
 from poise.models import fingerprint as weights
-from poise.models.bundled import BUNDLED
 from poise.pipeline.context import FINGERPRINT, MANIFEST, Stage
 from poise.pipeline.files import sha256_file
 from poise.pipeline.manifest import Manifest, damage, fingerprint, read_manifest
@@ -148,11 +147,10 @@ def read_fingerprint(partial: Path) -> str | None:
 
 
 def _model_folders(models: Mapping[str, str]) -> dict[str, str]:
-    """ "model <role>" -> fingerprint of each model that is a folder; the weights behind a name stay what they are."""
+    """ "model <role>" -> fingerprint of each model that is a folder."""
     found = {}
     for role, name in models.items():
-        folder = Path(name).expanduser()
-        if name not in BUNDLED and folder.is_dir():
+        if (folder := weights.local_folder(name)) is not None:
             files = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
             found[f"model {role}"] = _weights(folder, tuple((n, s.st_size, s.st_mtime_ns) for n, s in files))
     return found

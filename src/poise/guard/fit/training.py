@@ -47,15 +47,7 @@ def fit(
         raise PoiseError("no row to train on", do="name sets with labels")
     pieces = [guard.windows((row.prompt, row.response)) for row in rows]
     order = _order([len(p[0][0]) + len(p[0][1]) for p in pieces], plan, seed)
-    cuts = [guard.heads.first_cut, guard.heads.gaps]
-    heads = [p for p in (*guard.heads.parameters(), *guard.refusal.parameters()) if all(p is not c for c in cuts)]
-    trunk = [p for p in guard.encoder.parameters() if p.requires_grad]
-    groups = [
-        {"params": trunk, "lr": plan.learning_rate, "weight_decay": plan.weight_decay},
-        {"params": heads, "lr": plan.head_learning_rate, "weight_decay": plan.weight_decay},
-        {"params": cuts, "lr": plan.cut_learning_rate, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = _optimizer(guard, plan)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_linear(step, len(order)))
     moving = nn.ParameterList(p for p in guard.parameters() if p.requires_grad)
     average = AveragedModel(moving if plan.averaged else nn.ParameterList())
@@ -89,6 +81,20 @@ def fit(
                 last.copy_(mean)
     guard.eval()
     return losses
+
+
+def _optimizer(guard: GuardModel, plan: TrainingPlan) -> torch.optim.AdamW:
+    """AdamW with a rate each for trunk, heads and the cut points between severities, which don't decay."""
+    cuts = [guard.heads.first_cut, guard.heads.gaps]
+    heads = [p for p in (*guard.heads.parameters(), *guard.refusal.parameters()) if all(p is not c for c in cuts)]
+    trunk = [p for p in guard.encoder.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": trunk, "lr": plan.learning_rate, "weight_decay": plan.weight_decay},
+            {"params": heads, "lr": plan.head_learning_rate, "weight_decay": plan.weight_decay},
+            {"params": cuts, "lr": plan.cut_learning_rate, "weight_decay": 0.0},
+        ]
+    )
 
 
 def _loss(
