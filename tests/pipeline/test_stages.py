@@ -15,7 +15,7 @@ from poise.errors import PoiseError
 from poise.guard.shipped import seed_splits
 from poise.pipeline import RunResult, load_recipe, run
 from poise.pipeline.stages import STAGES, align, evaluate, preference, prompts, report
-from poise.pipeline.stages.align import AlignSettings
+from poise.pipeline.stages.align import AlignSettings, _loop_settings
 from poise.preference.pairs import Example, Pair, PreferenceData
 
 
@@ -110,3 +110,7 @@ def test_centring_needs_siblings() -> None:
     with pytest.raises(ValueError, match="all advantages would be zero"):
         AlignSettings(responses_per_prompt=1)
     assert AlignSettings(responses_per_prompt=1, center_advantages=False).responses_per_prompt == 1
+
+
+def test_the_rollouts_have_a_seed_of_their_own_where_one_is_given() -> None:
+    assert [_loop_settings(AlignSettings(seed=seed), 5).seed for seed in (None, 0, 7)] == [5, 0, 7]

@@ -52,6 +52,7 @@ class AlignSettings(Settings):
     value_clip: float = Field(5.0, gt=0)
     center_advantages: bool = Field(True, description="subtract the mean over a prompt's responses (not in the paper)")
     checkpoint_every: int = Field(5, ge=1)
+    seed: int | None = Field(None, description="of the rollouts; the recipe's if not given")
 
     @model_validator(mode="after")
     def _centring_needs_siblings(self) -> Self:
@@ -67,7 +68,6 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
     from poise.align.algorithms.ppo_lagrangian import PPOLagrangian
     from poise.align.engine.local import LocalLoop
     from poise.align.engine.rollout import ScoreScale
-    from poise.align.engine.settings import LoopSettings
     from poise.align.multiplier import LogMultiplier
     from poise.models.checkpoint import load_state, save_state
     from poise.models.generate import chat_ids
@@ -93,7 +93,7 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
         PPOLagrangian(kl=s.kl, lam=s.gae_lambda),
         LogMultiplier(threshold=threshold, **constraint),
         ScoreScale(**json.loads((preference / "scale.json").read_text())),
-        LoopSettings(**{name: getattr(s, name) for name in LoopSettings._fields if name != "seed"}, seed=ctx.seed),
+        _loop_settings(s, ctx.seed),
     )
     with ctx.progress(s.steps, unit="steps", what="aligning") as bar:
 
@@ -117,6 +117,13 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
         "last": {k: last[k] for k in ("reward", "cost", "violation_rate", "multiplier", "kl")},
         "seconds": {k: sum(row[k] for row in history) for k in timing},
     }
+
+
+def _loop_settings(settings: AlignSettings, seed: int) -> Any:
+    from poise.align.engine.settings import LoopSettings
+
+    found = LoopSettings(**{name: getattr(settings, name) for name in LoopSettings._fields})
+    return found if settings.seed is not None else found._replace(seed=seed)
 
 
 def _threshold(ctx: StageContext, settings: MultiplierSettings, safe_costs: list[float]) -> float:

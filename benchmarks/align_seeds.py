@@ -1,0 +1,81 @@
+"""How much of what a run's alignment shows is chance: its last stages again, with other seeds of `align` alone.
+
+    python benchmarks/align_seeds.py runs/quickstart --out work/seeds --seeds 6
+    python benchmarks/align_seeds.py runs/quickstart --out work/seeds --seeds 6 --set align.prompts_per_step=24
+
+The finished stages before `align` are taken over as they are, so every run has the same prompts, judges and random
+numbers at its evaluation. What is done stays in --out and is not done again; `table.md` holds all that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+AGAIN = ("align", "evaluate", "report")
+
+
+def begin(run: Path, folder: Path) -> None:
+    """A run folder with the finished stages before `align`, as hard links."""
+    if folder.exists():
+        return
+    begun = folder.with_name(f".{folder.name}")
+    shutil.rmtree(begun, ignore_errors=True)
+    for stage in sorted(run.glob("[0-9]*")):
+        if stage.name.partition("-")[2] not in AGAIN:
+            shutil.copytree(stage, begun / stage.name, copy_function=os.link)
+    begun.rename(folder)
+
+
+def changes(out: Path) -> dict[tuple[str, str, str], dict[str, float]]:
+    """(settings, judge, metric) -> seed -> mean change, after minus before."""
+    found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for path in sorted(out.glob("*/seed-*/*-evaluate/metrics.json")):
+        seed, settings = path.parts[-3].removeprefix("seed-"), path.parts[-4]
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            found[settings, row["judge"], row["metric"]][seed] = row["difference"]["mean"]
+    return found
+
+
+def table(out: Path) -> str:
+    """One line for each settings, judge and metric: mean and standard deviation over seeds."""
+    lines = ["| settings | judge | metric | seeds | change | s. d. over seeds |", "|---|---|---|---|---|---|"]
+    for (settings, judge, metric), by_seed in changes(out).items():
+        values = list(by_seed.values())
+        spread = f"{statistics.stdev(values):.3f}" if len(values) > 1 else "-"
+        lines.append(f"| {settings} | {judge} | {metric} | {len(values)} | {statistics.mean(values):+.3f} | {spread} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run what is not there yet, then write the table; exit code 1 when a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("run", type=Path, help="finished run")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in `poise run`")
+    args = parser.parse_args()
+    if not (args.run / "recipe.yaml").is_file():
+        parser.error(f"{args.run}: no run of `poise run`; give its folder")
+    settings, failed = ",".join(args.set).replace("/", "_") or "as in the recipe", 0
+    for seed in range(args.seeds):
+        folder = args.out / settings / f"seed-{seed}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        begin(args.run, folder)
+        options = [f"--set={each}" for each in (f"align.seed={seed}", *args.set)]
+        command = [sys.executable, "-m", "poise", "run", str(args.run / "recipe.yaml"), "--out", str(folder), *options]
+        failed |= subprocess.run(command, check=False).returncode
+    (args.out / "table.md").write_text(table(args.out), encoding="utf-8")
+    print(table(args.out))
+    return int(failed != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
