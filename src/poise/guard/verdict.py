@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from poise.errors import PoiseError
 from poise.harm import CATEGORIES, PKU, Category, Cell, Severity, load_crosswalk, severity_levels, translate
 from poise.harm.taxonomy import load_taxonomy
 
@@ -120,8 +121,25 @@ class Guard(Protocol):
     name: str
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
-        """One verdict an item, in order."""
+        """One verdict an item, in order.
+
+        Raises:
+            GuardGoneError: it can't be asked at all.
+        """
         ...
+
+
+class GuardGoneError(PoiseError):
+    """A guard that can't be asked at all, such as one whose servers are down for good or refuse its key.
+
+    Args:
+        error: what ended it.
+        verdicts: one an item all the same, in order; unjudged where it gave none before it went.
+    """
+
+    def __init__(self, error: PoiseError, verdicts: Sequence[Verdict]) -> None:
+        super().__init__(error.what, where=error.where, do=error.do, exit_code=error.exit_code)
+        self.verdicts = list(verdicts)
 
 
 def unjudged(reason: str, *raw: str) -> Verdict:

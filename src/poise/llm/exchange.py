@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from poise.data.corpus import canonical_json
+from poise.errors import PoiseError
 
 Shape = Literal["json_schema", "json_object", "text"]
 """How a structured answer is asked for: by a schema that the server enforces, as any JSON object, or in words only."""
@@ -113,6 +114,10 @@ class EndpointError(Exception):
     ) -> None:
         self.kind, self.reason, self.retry_after_s, self.status = kind, reason, retry_after_s, status
         super().__init__(f"{kind}: {reason}")
+
+
+class ServersGoneError(PoiseError):
+    """No server takes any request: the key or the model is refused everywhere, or nothing at all comes back."""
 
 
 class ChatClient(Protocol):

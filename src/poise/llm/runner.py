@@ -19,7 +19,7 @@ from typing import Any
 
 from poise.errors import PoiseError
 from poise.llm.budget import Budget, estimate_tokens
-from poise.llm.exchange import FATAL, RETRYABLE, ChatRequest, EndpointError, Reply, Shape
+from poise.llm.exchange import FATAL, RETRYABLE, ChatRequest, EndpointError, Reply, ServersGoneError, Shape
 from poise.llm.limits import Lane
 from poise.llm.store import Exchange, ReplyStore, outcome
 from poise.llm.structured import Ladder
@@ -119,8 +119,8 @@ class Runner:
             on_end: hears of each request that ends in this run, after its reply is committed.
 
         Raises:
-            PoiseError: every lane met a fault that all its requests would meet (wrong key, unknown model), or nothing
-                succeeded for `give_up_s`. What was answered is stored, the rest stays pending.
+            ServersGoneError: every lane met a fault that all its requests would meet (wrong key, unknown model), or
+                nothing succeeded for `give_up_s`. What was answered is stored, the rest stays pending.
         """
         return asyncio.run(self.run_async(requests, on_end))
 
@@ -248,7 +248,7 @@ class Runner:
     def _check_alive(self, now: float) -> None:
         if all(lane.stopped for lane in self.lanes):
             first = self.lanes[0]
-            raise PoiseError(
+            raise ServersGoneError(
                 str(first.stopped),
                 where=first.client.alias,
                 do="mend it and run again; replies so far are stored",
@@ -257,7 +257,7 @@ class Runner:
         if now - self._alive_since > FIRST_S and not any(lane.last_success for lane in self.lanes):
             open_lanes = [lane for lane in self.lanes if lane.stopped is None]
             if all(lane.broken for lane in open_lanes):
-                raise PoiseError(
+                raise ServersGoneError(
                     f"no reply at all: {open_lanes[0].last_fault}",
                     where=open_lanes[0].client.alias,
                     do="is the server up, and is this its address?",
@@ -265,7 +265,7 @@ class Runner:
                 )
         last = max([self._alive_since, *(lane.last_success or 0.0 for lane in self.lanes)])
         if now - last > self.give_up_s and self._last_fault > last and not self._spent:
-            raise PoiseError(
+            raise ServersGoneError(
                 f"no reply for {self.give_up_s:.0f} s",
                 where=", ".join(lane.client.alias for lane in self.lanes),
                 do="is the server up? Run again; replies so far are stored",

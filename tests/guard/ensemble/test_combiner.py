@@ -134,7 +134,8 @@ def test_guards_as_experts() -> None:
     (verdict,) = ensemble.judge([item])
     assert verdict.unsafe and verdict.probability == pytest.approx(0.55)
     assert verdict.categories == {Category.S3} and verdict.raw == ("unsafe\nS10", "No", "?")
-    assert verdict.details == {"loud": "0.500000", "calm": "0.500000", "mute": "0.000000"}
+    weights = {"loud": "0.500000", "calm": "0.500000", "mute": "0.000000"}
+    assert verdict.details == weights | {"unjudged mute": "unparsable"}
     assert ensemble.learn(item, unsafe=False) and not ensemble.learn(item, unsafe=False)
     (verdict,) = ensemble.judge([item])
     assert verdict.unsafe is False and verdict.probability is not None and verdict.categories == frozenset()
@@ -145,6 +146,7 @@ def test_an_ensemble_of_the_unjudged_is_unjudged() -> None:
     mute = Fixed("mute", unjudged("dead: timeout"))
     (verdict,) = EnsembleGuard([mute]).judge([("Hi", None)])
     assert verdict.unsafe is None and verdict.reason == "every guard is unjudged"
+    assert verdict.details == {"unjudged mute": "dead: timeout"}
 
 
 def test_a_mean_that_no_expert_shares() -> None:

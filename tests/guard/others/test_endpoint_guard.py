@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from poise.annotate.ai import judge_tables
 from poise.data.records import DualRecord, JudgementRecord, QARecord, Turn
 from poise.data.tables import Tables, TableWriter, open_tables
 from poise.errors import PoiseError
-from poise.guard.ensemble import EnsembleGuard
+from poise.guard.ensemble import Combiner, EnsembleGuard
 from poise.guard.others import FAMILIES, EndpointGuard, GuardTask, family
 from poise.guard.others.safeguard import policy
 from poise.guard.verdict import Guard, judged, unjudged
@@ -119,6 +120,93 @@ def test_an_item_alone_that_failed_for_good_is_unjudged_and_its_expert_sleeps(st
     awake = guard(store, "qwen3guard", lambda _: "Safety: Unsafe\nCategories: Violent")
     joint = EnsembleGuard([deaf, awake]).judge([("Hi", None)])[0]
     assert joint.unsafe is True and joint.named == ("Violent",)
+
+
+def refused(_: ChatRequest) -> EndpointError:
+    return EndpointError("key", "HTTP 401: the key is refused", status=401)
+
+
+def test_an_ensemble_goes_on_without_an_expert_whose_key_is_refused(store: ReplyStore) -> None:
+    heard: list[str] = []
+
+    def once(asked: ChatRequest) -> Any:
+        heard.append(asked.messages[0][1])
+        return "unsafe\nS1" if asked.messages[0][1] == "first" else refused(asked)
+
+    lost = guard(store, "llama-guard-3", once, sure=0.9)
+    alive = guard(store, "qwen3guard", lambda _: "Safety: Safe\nCategories: None")
+    ensemble = EnsembleGuard([lost, alive], Combiner([lost.name, alive.name], rate=1.0), threshold=0.4)
+    assert lost.judge([("first", None)])[0].unsafe
+    with pytest.warns(UserWarning, match=r"goes on without llama-guard-3:m, .*HTTP 401") as told:
+        first, second = ensemble.judge([("first", None), ("second", None)])
+    why = "key: HTTP 401: the key is refused"
+    assert len(told) == 1 and ensemble.gone == {lost.name: why}
+    assert first.unsafe and first.probability == pytest.approx(0.45)  # what it said before it went: (0.9 + 0) / 2
+    assert second.unsafe is False and second.probability == 0.0  # the other alone
+    assert second.details == {
+        lost.name: "0.000000",
+        alive.name: "1.000000",
+        f"unjudged {lost.name}": f"not asked: {why}",
+    }
+    before = len(heard)
+    with warnings.catch_warnings(action="error"):
+        (third,) = ensemble.judge([("third", None)])  # neither asked nor warned of again
+    assert len(heard) == before and third.details == second.details
+    del ensemble.gone[lost.name]
+    with pytest.warns(UserWarning, match="goes on without"):
+        ensemble.judge([("fourth", None)])
+
+
+def test_an_expert_that_is_gone_neither_gains_nor_loses_weight(store: ReplyStore) -> None:
+    lost = guard(store, "llama-guard-3", refused, sure=0.9)
+    alive = guard(store, "qwen3guard", lambda _: "Safety: Unsafe\nCategories: Violent")
+    ensemble = EnsembleGuard([lost, alive], Combiner([lost.name, alive.name], rate=1.0))
+    with pytest.warns(UserWarning, match="goes on without"):
+        for number in range(5):
+            ensemble.judge([(str(number), None)])
+            assert ensemble.learn((str(number), None), unsafe=False)  # the other is wrong each time
+    # a missing loss that counted as 0 would leave it exp(5) = 148 times the other's weight
+    assert ensemble.combiner.hedge.weights() == pytest.approx([0.5, 0.5])
+
+
+def test_an_ensemble_goes_on_without_an_expert_whose_server_is_down(
+    store: ReplyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poise.llm.runner.FIRST_S", 0.0)
+    down = guard(store, "llama-guard-3", lambda _: EndpointError("connection", "refused"), sure=0.9)
+    alive = guard(store, "qwen3guard", lambda _: "Safety: Unsafe\nCategories: Violent")
+    with pytest.warns(UserWarning, match="no reply at all"):
+        verdicts = EnsembleGuard([down, alive]).judge([(str(number), None) for number in range(9)])
+    assert [verdict.unsafe for verdict in verdicts] == [True] * 9
+
+
+@pytest.mark.filterwarnings("ignore:ensemble goes on without")
+def test_an_ensemble_that_nobody_answers_says_so_and_asks_again(store: ReplyStore) -> None:
+    working: list[str] = []
+
+    def mended(asked: ChatRequest) -> Any:
+        return working[0] if working else refused(asked)
+
+    def ensemble() -> EnsembleGuard:
+        first, second = (guard(store, name, mended, sure=0.9) for name in ("llama-guard-3", "llama-guard-4"))
+        return EnsembleGuard([first, second])
+
+    one = ensemble()
+    for _ in range(2):  # all are asked again, so it can't end as an ensemble of the unjudged
+        with pytest.raises(PoiseError, match=r"no expert can be asked: llama-guard-3:m: .*; llama-guard-4:m: ") as told:
+            one.judge([("Hi", None)])
+    assert told.value.exit_code == 3 and one.combiner.pending == 0
+    alive = guard(store, "qwen3guard", lambda _: "Safety: Unsafe\nCategories: Violent")
+    with pytest.warns(UserWarning, match="outer goes on without ensemble"):
+        assert EnsembleGuard([one, alive], name="outer").judge([("Hi", None)])[0].unsafe
+    working.append("unsafe\nS1")
+    assert ensemble().judge([("Hi", None)])[0].unsafe
+
+
+def test_a_spent_budget_ends_an_ensemble(store: ReplyStore) -> None:
+    poor = guard(store, "llama-guard-3", lambda _: "safe", budget=Budget(requests=0))
+    with pytest.raises(PoiseError, match="budget is spent"):
+        EnsembleGuard([poor, guard(store, "llama-guard-4", lambda _: "safe", sure=0.9)]).judge([("Hi", None)])
 
 
 def test_control_tokens_in_texts_are_broken_and_the_rest_is_kept() -> None:

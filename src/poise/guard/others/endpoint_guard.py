@@ -11,19 +11,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from poise.annotate.ai.fallback import WhereLogprobs
 from poise.guard.others.family import Answer, Family, Question, worst
-from poise.guard.verdict import Item, Verdict, unjudged
+from poise.guard.verdict import GuardGoneError, Item, Verdict, unjudged
 from poise.llm.budget import Budget
-from poise.llm.exchange import ChatRequest
+from poise.llm.exchange import ChatRequest, ServersGoneError
 from poise.llm.limits import Lane
 from poise.llm.runner import Counts, OnEnd, ask_all
 from poise.llm.store import ReplyStore
 
 LOGPROBS = 5
 """Alternatives asked for at each token: the most that all servers allow."""
+_NOT_ASKED = "dead: not asked"
 
 
 class EndpointGuard:
@@ -58,9 +60,16 @@ class EndpointGuard:
         """Verdicts in order; asks what the store does not hold. Items that got no answer are unjudged, all of them too.
 
         Raises:
-            PoiseError: the budget is spent, or the servers take no request at all (see `Runner.run`).
+            GuardGoneError: the servers take no request at all (see `Runner.run`); it holds what the store does.
+            PoiseError: the budget is spent.
         """
-        self._ask(self.requests(items), need_answer=False)
+        try:
+            self._ask(self.requests(items), need_answer=False)
+        except ServersGoneError as error:
+            known = [self.stored(item) for item in items]
+            why = f"not asked: {error.what}"
+            verdicts = [replace(one, reason=why) if one.reason == _NOT_ASKED else one for one in known]
+            raise GuardGoneError(error, verdicts) from error
         return [self.stored(item) for item in items]
 
     def requests(self, items: Iterable[Item]) -> Iterator[ChatRequest]:
@@ -118,7 +127,7 @@ class EndpointGuard:
     def _read(self, question: Question, *, pair: bool) -> Verdict:
         exchange = self.store.get(self._request(question).identity)
         if exchange is None:
-            return unjudged("dead: not asked")
+            return unjudged(_NOT_ASKED)
         cut = exchange.state == "truncated" and self.family.one_token
         if exchange.reply is None or (exchange.state != "done" and not cut):
             kind = f": {(exchange.reason or 'unknown').split(':')[0]}" if exchange.state == "dead" else ""
