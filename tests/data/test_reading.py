@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from poise.annotate.agreement.reading import read_questions
 from poise.data.adapters.base import BadRowError, Format, SourceRow
 from poise.data.adapters.registry import format_of
 from poise.data.columns import SCHEMAS
 from poise.data.containers import Line, write_lines
 from poise.data.reading import Reader
 from poise.data.records import JudgementRecord, PartialLabel, QARecord, Record
-from poise.data.tables import open_tables
+from poise.data.tables import Tables, merge_tables, open_tables
 from poise.data.validate import validate
 from poise.data.writing import write_format
 from poise.errors import PoiseError
@@ -49,6 +51,10 @@ def source(folder: Path, *rows: dict[str, Any], name: str = "rows.jsonl") -> Pat
     return folder / name
 
 
+def raters(tables: Tables) -> list[tuple[str, int]]:
+    return [(r.rater, r.round) for r in tables["judgements"].records() if isinstance(r, JudgementRecord)]
+
+
 def row(q: str = "q", a: str = "a", ok: object = True) -> dict[str, Any]:
     return {"q": q, "a": a, "ok": ok}
 
@@ -67,7 +73,8 @@ def test_annotations_of_one_item_become_one_row_and_all_judgements(tmp_path: Pat
     labels = [(r.prompt, r.response, r.label.safe) for r in tables["qa"].records() if isinstance(r, QARecord)]
     assert labels == [("q", "a", False), ("z", "a", False), ("q", "b", None)]  # most say; a tie is unjudged
     judged = [r for r in tables["judgements"].records() if isinstance(r, JudgementRecord)]
-    assert [r.rater for r in judged] == [f"someone-{n}" for n in (1, 1, 2, 3, 1, 2)]
+    mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    assert [r.rater for r in judged] == [f"someone-{mark}-{n}" for n in (1, 1, 2, 3, 1, 2)]
     assert {r.round for r in judged} == {0}
     assert {(r.dataset, r.licence) for r in judged} == {("mine", "MIT")}
     write_format(tables, TOY, tmp_path / "again.jsonl")
@@ -78,9 +85,28 @@ def test_annotations_of_one_item_become_one_row_and_all_judgements(tmp_path: Pat
 def test_annotations_of_one_item_are_by_several_raters_wherever_they_stand(tmp_path: Path) -> None:
     files = [source(tmp_path, row(ok=False), row(ok=False), name="a.jsonl"), source(tmp_path, row(), name="b.jsonl")]
     tables = Reader(TOY).read(files, tmp_path / "out")
-    judged = [r for r in tables["judgements"].records() if isinstance(r, JudgementRecord)]
-    assert [(r.rater, r.round) for r in judged] == [("someone-1", 0), ("someone-2", 0), ("someone-3", 0)]
+    a, b = (hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files)
+    by = [f"someone-{a}-1", f"someone-{a}-2", f"someone-{b}-1"]
+    assert raters(tables) == [(name, 0) for name in by]
     assert validate(tables).counts["duplicate-row"] == 0
+    apart = [Reader(TOY).read([file], tmp_path / file.stem) for file in files]
+    merged = merge_tables(apart, tmp_path / "merged")
+    assert raters(merged) == raters(tables)
+    (ratings,) = [question.ratings for question in read_questions(merged).values()]
+    assert ratings.rater.size == 3  # two say unsafe, one says safe: nobody took another's place
+
+
+def test_a_file_that_is_read_twice_is_no_second_vote(tmp_path: Path) -> None:
+    files = [source(tmp_path, row(ok=False), row(ok=False), name="a.jsonl"), source(tmp_path, row(), name="b.jsonl")]
+    again = tmp_path / "copy.jsonl"
+    again.write_bytes(files[1].read_bytes())
+    once, twice = Reader(TOY).read(files, tmp_path / "once"), Reader(TOY).read([*files, again], tmp_path / "twice")
+    assert raters(twice) == raters(once)
+    assert list(twice["qa"].records()) == list(once["qa"].records())  # unsafe by 2 to 1, no tie
+    merged = merge_tables([once, Reader(TOY, "repair").read([again], tmp_path / "again")], tmp_path / "merged")
+    (question,) = read_questions(merged).values()
+    assert question.ratings.rater.size == 3 and question.repeated == 1
+    assert validate(merged).counts["duplicate-row"] == 2  # the item and its judgement
 
 
 def test_bad_rows_are_quarantined_with_rule_place_and_row(tmp_path: Path) -> None:

@@ -4,12 +4,17 @@ A row that cannot be read is never fatal and never silent: it goes to `quarantin
 (mode "quarantine", the default), stops the reading ("raise"), or is mended first ("repair"). A file that is in another
 format than said stops the reading at its first row, because quarantining all of it would hide the mistake.
 
+Where rows are annotations without a name, each is by a rater of its own, since nobody tells which ones are by the same
+person: `<name>-<8 hex digits of the file's SHA-256>-<number within file and item>`. So two files about the same items,
+read together or apart and merged, have different raters, and a file that comes twice is no second vote.
+
 Parquet files whose columns are ours (all PKU-SafeRLHF releases) are copied by column, without a Python object
 a row. Left out: decisions between rows; `poise.data.validate` makes those.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -113,11 +118,16 @@ class Reader:
             PoiseError: no such file, a file in another format, or in mode "raise" the first row that can't be read.
         """
         files = [file for path in paths for file in find_files(path)]
-        votes = self._count_votes(files) if self.format.repeats else None
-        annotations: Counter[tuple[str, str, str]] = Counter()
+        if self.format.repeats:
+            once = {_mark(file): file for file in files}
+            votes = self._count_votes(once.values())
+            for mark, file in once.items():
+                records = self.records([file], writer.quarantine, writer.repaired)
+                _write(_annotations(records, mark, votes), file, writer, progress)
+            return
         for file in files:
             if (batches := self._columnar(file)) is None:
-                self._read_rows(file, writer, votes, annotations, progress)
+                _write(self.records([file], writer.quarantine, writer.repaired), file, writer, progress)
                 continue
             for batch in batches:
                 writer.write(COLUMNAR[self.format.name], batch)
@@ -202,31 +212,6 @@ class Reader:
         missing = {k: v for k, v in given.items() if v is not None and getattr(record, k) is None}
         return record.model_copy(update=missing) if missing else record
 
-    def _read_rows(
-        self,
-        file: Path,
-        writer: TableWriter,
-        votes: dict[str, _Votes] | None,
-        annotations: Counter[tuple[str, str, str]],
-        progress: Progress | None,
-    ) -> None:
-        """Where rows are annotations, each is by a rater of its own: nobody tells which ones are by the same person."""
-        done = 0
-        for record in self.records([file], writer.quarantine, writer.repaired):
-            if votes is not None and isinstance(record, QARecord):
-                if (standing := votes.pop(record.item, None)) is None:
-                    continue  # the item has been written
-                writer.add(record.model_copy(update={"label": standing.label()}))
-            elif votes is not None and isinstance(record, JudgementRecord):
-                key = (record.item, record.question, record.rater)
-                annotations[key] += 1
-                writer.add(record.model_copy(update={"rater": f"{record.rater}-{annotations[key]}"}))
-            else:
-                writer.add(record)
-            done += 1
-            if done % 1000 == 0:
-                _tell(progress, 1000, file)
-
     def _count_votes(self, files: Iterable[Path]) -> dict[str, _Votes]:
         """First pass over a source in which rows are annotations: what is said of each item."""
         votes: dict[str, _Votes] = {}
@@ -258,6 +243,35 @@ class Reader:
                 if value is not None:
                     columns[name] = pc.fill_null(columns[name], value)
             yield pa.RecordBatch.from_arrays(list(columns.values()), schema=TABLES[unit])
+
+
+def _write(records: Iterable[Record], file: Path, writer: TableWriter, progress: Progress | None) -> None:
+    for done, record in enumerate(records, 1):
+        writer.add(record)
+        if done % 1000 == 0:
+            _tell(progress, 1000, file)
+
+
+def _mark(file: Path) -> str:
+    """What tells a file from others, wherever it lies."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:8]
+
+
+def _annotations(records: Iterable[Record], mark: str, votes: dict[str, _Votes]) -> Iterator[Record]:
+    """Each item once, with what most say, and its judgements by the raters of a file; items are taken from `votes`."""
+    said: Counter[tuple[str, str, str]] = Counter()
+    for record in records:
+        if isinstance(record, QARecord):
+            if (standing := votes.pop(record.item, None)) is None:
+                continue  # the item has been written
+            yield record.model_copy(update={"label": standing.label()})
+        elif isinstance(record, JudgementRecord):
+            key = (record.item, record.question, record.rater)
+            said[key] += 1
+            yield record.model_copy(update={"rater": f"{record.rater}-{mark}-{said[key]}"})
+        else:
+            yield record
 
 
 def _same_type(there: pa.DataType, ours: pa.DataType) -> bool:

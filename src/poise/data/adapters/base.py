@@ -52,8 +52,8 @@ class Format:
         units: units that `encode` takes.
         suffix: container that the format is usually kept in, for writing.
         repeats: several rows may be several annotations of one item: each becomes a judgement by a rater of its own
-            (the name that `decode` gives and a number from 1), the item stays one row and its label is what most of
-            them say.
+            (the name that `decode` gives, a mark of the file and a number from 1), the item stays one row and its
+            label is what most of them say.
         licence: of the public data in this format, None where the format says nothing about it.
     """
 

@@ -1,9 +1,9 @@
 """BeaverTails: QA with 14 categories whose names hold commas, and its evaluation prompts.
 
 A row is one annotation: the same prompt and response come several times, by annotators without a name. Each becomes a
-"label" judgement of a rater numbered within the item, so that the number tells nothing across items; the QA stays one
-row with what most say. The column may also be called `categories`, as a list of the true names. Lost on writing:
-anything but prompt, response, label; labels in another taxonomy, with their rows.
+"label" judgement of a rater numbered within the file and the item, so that the number tells nothing across items; the
+QA stays one row with what most say. The column may also be called `categories`, as a list of the true names. Lost on
+writing: anything but prompt, response, label; labels in another taxonomy, with their rows.
 """
 
 from __future__ import annotations
