@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from poise.cli.annotate import app
 from poise.errors import PoiseError
 
+if TYPE_CHECKING:
+    from poise.llm.budget import Price
+
 Where = Annotated[str | None, typer.Argument(metavar="STORE", help="A SQLite file, or a postgresql:// URL.")]
 Run = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="Instead of STORE: the items of a run of the pipeline.")
+]
+Replies = Annotated[
+    list[Path] | None,
+    typer.Option("--replies", metavar="FILE", help="Replies of model raters: leads see what they took. Repeatable."),
+]
+Prices = Annotated[
+    list[str] | None,
+    typer.Option("--price", metavar="MODEL=PROMPT:COMPLETION", help="Money for a million tokens each. Repeatable."),
 ]
 
 
@@ -25,6 +38,33 @@ def _store(store: str | None, run: Path | None) -> str:
     from poise.pipeline.annotations import open_run
 
     return str(open_run(run))
+
+
+def _prices(told: Sequence[str], replies: Sequence[Path]) -> dict[str, Price]:
+    """The prices by model, once the stores of replies are found to be some."""
+    from poise.annotate.workbench.costs import spent
+    from poise.llm.budget import Price
+
+    prices: dict[str, Price] = {}
+    for one in told:
+        model, _, numbers = one.rpartition("=")  # a model's name may hold one, a number doesn't
+        try:
+            prompt, completion = map(float, numbers.split(":"))
+        except ValueError:
+            prompt = completion = math.nan
+        if not model or not all(math.isfinite(price) and price >= 0 for price in (prompt, completion)):
+            raise PoiseError(
+                f"{one!r} is no price",
+                where="--price",
+                do="give MODEL=PROMPT:COMPLETION, money for a million tokens of prompts and of answers",
+            )
+        if model in prices:
+            raise PoiseError(f"{model!r} has two prices", where="--price", do="give one")
+        prices[model] = Price(prompt, completion)
+    if prices and not replies:
+        raise PoiseError("prices without replies", where="--price", do="name their store with --replies FILE")
+    spent(replies)
+    return prices
 
 
 @app.command()
@@ -47,6 +87,8 @@ def serve(
     break_severe: Annotated[int, typer.Option(min=0, help="Severe items between them; 0 is none.")] = 10,
     session_hours: Annotated[float, typer.Option(min=0.1, help="Until one must sign in again.")] = 12.0,
     support: Annotated[str | None, typer.Option(help="Where readers find help; shown on pages of breaks.")] = None,
+    replies: Replies = None,
+    price: Prices = None,
 ) -> None:
     """Open the workbench: pages on which people label, compare and rank what is in the store."""
     from poise.annotate.store import AnnotationStore
@@ -62,6 +104,8 @@ def serve(
         break_items=break_items,
         break_severe=break_severe,
         session_hours=session_hours,
+        replies=tuple(replies or ()),
+        prices=_prices(price or (), replies or ()),
         **told,
     )
     with AnnotationStore.open(_store(store, run)) as opened:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from poise.annotate.store import AnnotationStore
-from poise.annotate.workbench import create_app
+from poise.annotate.workbench import Settings, create_app
 from poise.cli.main import main
 from poise.errors import PoiseError
+from poise.llm.budget import Price
+from poise.llm.store import ReplyStore
 
 from .conftest import PASSWORD, MakeSite
 
@@ -46,6 +48,56 @@ def test_invite_and_serve(make_site: MakeSite, capsys: pytest.CaptureFixture[str
             child.terminate()
             log += child.stderr.read()
     assert link.split("#")[1] not in log and PASSWORD not in log and "root" not in log and "Traceback" not in log
+
+
+def test_what_models_cost_is_said_on_the_command_line(
+    make_site: MakeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, stores = make_site().store.database.name, [tmp_path / "a.db", tmp_path / "b.db"]
+    for path in stores:
+        with ReplyStore(path):
+            pass
+    given: list[Settings] = []
+    monkeypatch.setattr("poise.annotate.workbench.create_app", lambda _, settings: given.append(settings))
+    monkeypatch.setattr("uvicorn.Server.run", lambda _: None)
+    words = [word for path in stores for word in ("--replies", str(path))]
+    words += ["--price", "llama3:8b=0.15:0.6", "--price", "org/x=y=0:2"]
+    assert main(["annotate", "serve", store, *words]) == 0
+    assert main(["annotate", "serve", store]) == 0
+    assert given[0].replies == tuple(stores)
+    assert given[0].prices == {"llama3:8b": Price(0.15, 0.6), "org/x=y": Price(0.0, 2.0)}
+    assert given[1] == Settings()
+
+
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [
+        (["judge=0.15"], "'judge=0.15' is no price"),
+        (["judge=0,15:0,60"], "is no price"),
+        (["judge=1:2:3"], "is no price"),
+        (["judge=-1:2"], "is no price"),
+        (["judge=nan:2"], "is no price"),
+        (["judge"], "is no price"),
+        (["=1:2"], "is no price"),
+        (["judge=1:2", "judge=1:3"], "'judge' has two prices"),
+        (["judge=1:2"], "prices without replies"),
+    ],
+)
+def test_a_price_that_is_none_is_one_line(
+    make_site: MakeSite, capsys: pytest.CaptureFixture[str], told: list[str], fault: str
+) -> None:
+    words = [word for one in told for word in ("--price", one)]
+    assert main(["annotate", "serve", make_site().store.database.name, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --price: ") and fault in line
+
+
+def test_replies_that_are_none_are_found_before_the_server_starts(
+    make_site: MakeSite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_site().store.database.name
+    assert main(["annotate", "serve", store, "--replies", str(tmp_path / "none.db")]) == 2
+    assert "none.db: no store of replies" in capsys.readouterr().err
 
 
 def test_a_store_of_the_first_version_is_brought_up(make_site: MakeSite) -> None:
