@@ -148,11 +148,16 @@ def be_killed(source: str, folder: str, steps: str, killed_at: str, methods: Seq
         print(method, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
+def together(name: str) -> dict[str, Any]:
+    """Two steps of seven askings of the five prompts, whose groups matter to the method."""
+    return {"steps": 2, "prompts_per_step": 7, "center_advantages": name == "ppo_lagrangian"}
+
+
 def take_part(source: str, folder: str, methods: Sequence[str]) -> None:
     """A run of each method on this process's share of the prompts; the first one's actor fails at last."""
     with joined() as here:
         for method in methods:
-            loop = make(Path(source), method, steps=2, pack=True)
+            loop = make(Path(source), method, pack=True, **together(method))
             history = loop.run(checkpoint=Path(folder) / f"{method}.safetensors", checkpoint_every=2)
             (Path(folder) / f"{method} {here.rank}.json").write_text(json.dumps(history))
         if here.rank == 0:

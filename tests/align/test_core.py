@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -241,3 +242,37 @@ def test_center_is_blind_to_what_a_critic_gets_wrong_about_a_prompt() -> None:
     mask, group = torch.tensor([[True, True], [True, False], [True, True]]), torch.tensor([0, 0, 1])
     shifted = advantage + torch.tensor([[10.0], [10.0], [-3.0]])
     torch.testing.assert_close(center([advantage], [mask], [group])[0], center([shifted], [mask], [group])[0])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_center_leaves_the_policy_gradient_its_direction(size: int) -> None:
+    """The expectation over all groups of G responses (token 0 ends one, three tokens cut it), worked out exactly.
+
+    Centring is (1 - 1/G) times what the policy's own mean at each position would do as a baseline. In a sum over tokens
+    a baseline has no effect; in the mean over a response's own tokens it has one, as E sum_t b grad log pi_t / T =
+    b grad E 1/T for a constant b.
+    """
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.randn(3, 3, generator=generator, dtype=F64).requires_grad_()  # logits of each token at each place
+    answers = [(0,), (1, 0), (2, 0), *((*y, z) for y in product((1, 2), repeat=2) for z in range(3))]
+    length = torch.tensor([[len(y)] for y in answers])
+    ids, mask = torch.tensor([[*y, 0, 0][:3] for y in answers]), torch.arange(3) < length
+    log_prob = torch.where(mask, theta.log_softmax(-1)[torch.arange(3), ids], 0.0)
+    chance = log_prob.detach().sum(-1).exp()
+    assert chance.sum().item() == pytest.approx(1.0)
+    advantage = 5 + torch.randn(len(answers), 3, generator=generator, dtype=F64)
+    lasting = advantage.gather(1, torch.minimum(torch.arange(3), length - 1))
+    groups = torch.cartesian_prod(*[torch.arange(len(answers))] * size)
+    drawn, weight = groups.flatten(), chance[groups].prod(-1).repeat_interleave(size) / size
+    numbers = torch.arange(len(groups)).repeat_interleave(size)
+    (centered,) = center([advantage[drawn]], [mask[drawn]], [numbers])
+
+    def gradient(weight: Tensor, advantage: Tensor, rows: Tensor, share: Tensor) -> Tensor:
+        loss = (weight[:, None] * share[rows] * advantage * log_prob[rows]).sum()
+        return torch.autograd.grad(loss, theta, retain_graph=True)[0]
+
+    every, scale = torch.arange(len(answers)), 1 - 1 / size
+    for share, is_sum in ((torch.ones_like(length), True), (1 / length.to(F64), False)):
+        got, plain = gradient(weight, centered, drawn, share), gradient(chance, advantage, every, share)
+        close(got, scale * gradient(chance, advantage - chance @ lasting, every, share))
+        assert plain.norm() > 0.01 and torch.allclose(got, scale * plain) == is_sum

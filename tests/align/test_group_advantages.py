@@ -128,6 +128,26 @@ def test_a_long_response_whose_ratio_is_no_float_has_a_slope(log_ratio: float, a
     assert torch.autograd.grad(loss, token)[0].item() == pytest.approx(slope)
 
 
+def test_a_step_at_a_ratio_that_is_no_float_makes_the_bad_response_less_likely() -> None:
+    """Fifty tokens that the policy has come to like e^2 times as much: the bad response falls, the good one rests."""
+    theta = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    ids, mask = torch.tensor([[0] * 50, [1] * 50]), torch.ones(2, 50, dtype=torch.bool)
+
+    def log_prob() -> Tensor:
+        return theta.log_softmax(-1)[torch.arange(50), ids]
+
+    before = log_prob()
+    loss = sequence_actor_loss(before, before.detach() - 2, torch.tensor([-1.0, 1.0]), mask)
+    good_alone = sequence_actor_loss(before[1:], before.detach()[1:] - 2, torch.tensor([1.0]), mask[1:])
+    assert not torch.autograd.grad(good_alone, theta, retain_graph=True)[0].any()
+    loss.backward()
+    assert theta.grad is not None and bool(theta.grad.isfinite().all())
+    torch.nn.utils.clip_grad_norm_([theta], 1.0)
+    with torch.no_grad():
+        theta -= 0.5 * theta.grad
+        assert bool(log_prob()[0].sum() < before[0].sum() - 0.1)
+
+
 def test_grpo_advantage_and_loss_by_hand() -> None:
     # group: rewards (0, 2), Z = -+1 / sqrt 2; costs (0, 1), Z the same; lambda = 3: (1 - 3) / 4 of +-1 / sqrt 2
     algorithm = GRPOLagrangian(kl=0.5, clip=0.2)

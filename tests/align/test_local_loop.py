@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,33 @@ def test_two_processes_ask_what_one_asks(make_loop: Callable[..., LocalLoop], mo
     alone, halves = of_share(0, 1), of_share(0, 2) + of_share(1, 2)
     assert len(alone) == 6 * 4 * 2 and len({*alone}) == len(alone)
     assert sorted(halves) == sorted(alone)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_prompt_that_comes_twice_in_a_step_makes_two_groups_in_any_number_of_processes(
+    make_loop: Callable[..., LocalLoop], monkeypatch: pytest.MonkeyPatch, pack: bool
+) -> None:
+    """Seven askings of five prompts: a group is one asking, named by its prompt, whole in one process."""
+    loop = make_loop(prompts_per_step=7, responses_per_prompt=2)
+    loop.packed = pack
+    batches: list[Responses] = []
+
+    def keep(trunk: Trunk, responses: Responses, *rest: Any, **roles: Any) -> Rollout:
+        batches.append(responses)
+        return measure(trunk, responses, *rest, **roles)
+
+    def of_share(first: int, size: int) -> list[tuple[str, int]]:
+        batches.clear()
+        monkeypatch.setattr("poise.align.engine.local.mine", lambda items: items[first::size])
+        loop.step(0)
+        names = [name for name, _ in loop.batch(0)]
+        sizes = Counter(number for batch in batches for number in batch.group.tolist())
+        return sorted((names[number], count) for number, count in sizes.items())
+
+    monkeypatch.setattr("poise.align.engine.local.measure", keep)
+    alone, first, second = of_share(0, 1), of_share(0, 2), of_share(1, 2)
+    assert len(alone) == 7 and all(count == 2 for _, count in alone) and len({name for name, _ in alone}) == 5
+    assert sorted(first + second) == alone and {name for name, _ in first} & {name for name, _ in second}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

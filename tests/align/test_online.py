@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from online_case import PROMPTS, SCALE, SETTINGS, constants, make, rule, timeless
+from online_case import PROMPTS, SCALE, SETTINGS, constants, make, rule, timeless, together
 from torch import Tensor
 
 from poise.align.algorithms.ppo_lagrangian import PPOLagrangian
@@ -136,7 +136,7 @@ def test_packed_rows_hold_each_prompt_once(model: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_give_the_history_of_one(model: Path, tmp_path: Path) -> None:
-    """Shares of two and one prompts; a fault in one process ends both, each with a line."""
+    """Shares of four and three prompts, some asked in both; a fault in one process ends both, each with a line."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -151,7 +151,10 @@ def test_two_processes_give_the_history_of_one(model: Path, tmp_path: Path) -> N
     complaints = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], complaints
     for name in methods:
-        alone = make(model, name, steps=2).run(checkpoint=tmp_path / "alone")
+        loop = make(model, name, **together(name))
+        asked = [name for name, _ in loop.batch(0)[:: SETTINGS.responses_per_prompt]]
+        assert {*asked[::2]} & {*asked[1::2]}
+        alone = loop.run(checkpoint=tmp_path / "alone")
         histories = [json.loads((tmp_path / f"{name} {rank}.json").read_text()) for rank in range(2)]
         for one, first, second in zip(timeless(alone), *map(timeless, histories), strict=True):
             assert first == second
@@ -215,7 +218,8 @@ def watch_roles(loop: LocalLoop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def rolled(loop: LocalLoop, rows: int) -> list[Responses]:
     """The responses of step 0."""
-    return roll_out(loop.trunk, loop.batch(0), seed=1, step=0, temperature=1.0, max_new_tokens=6, rows=rows)
+    each = loop.settings.responses_per_prompt
+    return roll_out(loop.trunk, loop.batch(0), seed=1, step=0, temperature=1.0, max_new_tokens=6, rows=rows, each=each)
 
 
 def actor_gradient(loop: LocalLoop, batches: list[Responses]) -> Tensor:
@@ -279,7 +283,7 @@ def test_a_constraint_on_some_prompts_moves_by_their_costs_and_weighs_on_them_al
     loop = make(model, name, constraints=groups, multiplier=multiplier)
     prompts = [p for p in PROMPTS[:4] for _ in range(2)]
     names = [name for name, _ in prompts]
-    batches = roll_out(loop.trunk, prompts, seed=1, step=0, temperature=1.0, max_new_tokens=6, rows=3)
+    batches = roll_out(loop.trunk, prompts, seed=1, step=0, temperature=1.0, max_new_tokens=6, rows=3, each=2)
     rollouts = [measure(loop.trunk, responses, SCALE, critics=tuple(loop.method.critics)) for responses in batches]
     expected = {"p-0": 2.0, "p-1": 2.0, "p-2": 3.0, "p-3": 0.0}
     for rollout in rollouts:

@@ -15,7 +15,7 @@ import torch
 from online_case import PROMPTS, looks, make, timeless
 from torch import Tensor
 
-from poise.align.engine import LocalLoop
+from poise.align.engine import PTX, LocalLoop
 from poise.align.engine.rollout import roll_out
 from poise.errors import PoiseError
 from poise.models.checkpoint import load_state
@@ -107,6 +107,24 @@ def test_other_settings_are_refused(model: Path, tmp_path: Path) -> None:
         make(model, "rloo_lagrangian").run(checkpoint=path)
     with pytest.raises(PoiseError, match="checkpoint's seed is 3, this run's 4"):
         make(model, "grpo_lagrangian", seed=4).run(checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [([1, 30], [40, 41]), ([1, 31], [43])],
+        [([1, 31], [42]), ([1, 30], [40, 41])],
+        [([1, 30, 40], [41]), ([1, 31], [42])],
+    ],
+)
+def test_other_ptx_rows_are_refused(model: Path, tmp_path: Path, rows: list[tuple[list[int], list[int]]]) -> None:
+    """As many, but another token, another order (a step draws places), or an answer that begins elsewhere."""
+    path, there = tmp_path / "c.safetensors", [([1, 30], [40, 41]), ([1, 31], [42])]
+    make(model, "grpo_lagrangian", steps=1, ptx=PTX(there, 0.5)).run(checkpoint=path, checkpoint_every=1)
+    same = [(tuple(prompt), tuple(response)) for prompt, response in there]
+    assert len(make(model, "grpo_lagrangian", steps=2, ptx=PTX(same, 0.5)).run(checkpoint=path)) == 2
+    with pytest.raises(PoiseError, match=r"checkpoint's ptx is 2 rows \(\w+\), .*, this run's 2 rows \(\w+\), "):
+        make(model, "grpo_lagrangian", ptx=PTX(rows, 0.5)).run(checkpoint=path)
 
 
 def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_checkpoint(model: Path, tmp_path: Path) -> None:

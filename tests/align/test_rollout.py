@@ -133,7 +133,7 @@ def test_measure_uses_scale_signs_and_critics(make_roles: Callable[[], Trunk]) -
 def test_responses_to_one_prompt_share_a_group(make_roles: Callable[[], Trunk]) -> None:
     trunk = make_roles()
     prompts = [p for p in PROMPTS[:3] for _ in range(2)]
-    batches = roll_out(trunk, prompts, seed=0, step=0, temperature=1.0, max_new_tokens=8, rows=4)
+    batches = roll_out(trunk, prompts, seed=0, step=0, temperature=1.0, max_new_tokens=8, rows=4, each=2)
     seen: dict[int, list[list[int]]] = {}
     for tokens, group in batches:
         for i, number in enumerate(group.tolist()):

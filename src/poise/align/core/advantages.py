@@ -122,7 +122,9 @@ def center(advantages: Sequence[Tensor], masks: Sequence[Tensor], groups: Sequen
     expectation as it is (Williams 1992); that the mean holds the response itself only scales it by 1 - 1/G (as in
     GRPO, arXiv 2402.03300, eq. 3, here without the division by the standard deviation). It takes away what young
     critics get wrong about a prompt, which else is most of the advantage: a score says more about the prompt than
-    about the response.
+    about the response. That is so of a sum over tokens. In the mean over a response's own tokens, which `actor_loss`
+    takes, a prompt's mean advantage pulls at the length of its responses (b grad E 1/T for a mean of b); centring takes
+    that pull away too.
 
     Args:
         advantages: batches of one rollout, float[B, T] each.

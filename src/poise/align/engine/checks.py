@@ -26,8 +26,8 @@ def check(
     """Refuse what can't be run. Args: free, no multiplier was given.
 
     Raises:
-        PoiseError: no prompts, too few or too many a step for the processes, a role that the trunk lacks, settings
-            that don't fit the method.
+        PoiseError: no prompts, too few a step for the processes, a role that the trunk lacks, settings that don't fit
+            the method.
     """
     where = "align"
     if not prompts:
@@ -35,9 +35,6 @@ def check(
     if settings.prompts_per_step < world().size:
         what = f"{settings.prompts_per_step} prompts a step for {world().size} processes"
         raise PoiseError(what, where=where, do="raise prompts_per_step")
-    if world().size > 1 and settings.prompts_per_step > len(prompts):
-        what = f"{settings.prompts_per_step} prompts a step, {len(prompts)} prompts"
-        raise PoiseError(what, where=where, do="lower prompts_per_step: processes would share prompts")
     if free and not isinstance(algorithm, PPO):
         raise PoiseError(f"{type(algorithm).__name__} has no multiplier", where=where, do="give one")
     roles = online_roles(algorithm, constraints)

@@ -90,6 +90,7 @@ class LocalLoop:
         }
         self.history: list[dict[str, float]] = []
         self._shuffled: tuple[int, list[int]] = (-1, [])
+        self._ptx_identity = "" if ptx is None else ptx.identity()
 
     @property
     def multiplier(self) -> Multiplier | Multipliers:
@@ -138,6 +139,7 @@ class LocalLoop:
             max_new_tokens=s.max_new_tokens,
             rows=s.rows_per_batch,
             turns=[turn for _, turn in self._asked(step)],
+            each=s.responses_per_prompt,
         )
         batches = packed(self.trunk, sampled, s.rows_per_batch) if self.packed else sampled
         rolled = time.perf_counter()
@@ -176,7 +178,7 @@ class LocalLoop:
     def batch(self, step: int) -> list[tuple[str, list[int]]]:
         """The prompts of one step, each as often as it is answered: a walk through shuffled epochs.
 
-        Of several processes each takes its share of the prompts.
+        Where an epoch ends a prompt may come twice. Of several processes each takes its share of what is asked.
         """
         return [self.prompts[i] for i, _ in self._asked(step)]
 
@@ -282,9 +284,8 @@ class LocalLoop:
 
     def _identity(self) -> dict[str, str]:
         """What must be the same in a run that continues: all but the number of steps."""
-        settings = self.settings._replace(steps=0)._asdict()
-        ptx = "" if self.ptx is None else f"{len(self.ptx.rows)} rows, {self.ptx[1:]}"
-        return {"method": repr(self.algorithm), "ptx": ptx, **{name: repr(value) for name, value in settings.items()}}
+        settings = {name: repr(value) for name, value in self.settings._replace(steps=0)._asdict().items()}
+        return {"method": repr(self.algorithm), "ptx": self._ptx_identity, **settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`.

@@ -8,6 +8,8 @@ optimizer step. Which rows a step sees is a hash of seed and step, so a resumed 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -38,6 +40,13 @@ class PTX(NamedTuple):
             what = f"coefficient is {self.coefficient}, rows per step {self.rows_per_step}"
             raise PoiseError(what, where="ptx", do="give positive numbers, or leave the PTX term out")
         return self
+
+    def identity(self) -> str:
+        """What must be the same in a run that continues; the rows by a digest of their ids, in order."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(json.dumps([[int(token) for token in part] for part in row]).encode())
+        return f"{len(self.rows)} rows ({digest.hexdigest()[:16]}), {self[1:]}"
 
     def chosen(self, seed: int, step: int) -> list[int]:
         """Places of the rows of one gradient step, shortest first."""

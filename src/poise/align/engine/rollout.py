@@ -50,7 +50,12 @@ class ScoreScale(NamedTuple):
 
 
 class Responses(NamedTuple):
-    """B sampled responses. Args: group int64[B] numbers the prompts of the step; G responses share a number."""
+    """B sampled responses.
+
+    Args:
+        group: int64[B], the same number for the G responses to one asking of a prompt. Asked twice in a step, it
+            makes two groups: they may be in two processes, and the step must not depend on that.
+    """
 
     tokens: Tokens
     group: Tensor
@@ -113,6 +118,7 @@ def roll_out(
     max_new_tokens: int,
     rows: int,
     turns: Sequence[int] | None = None,
+    each: int = 1,
 ) -> list[Responses]:
     """Sample one response from the actor for each entry of `prompts`; a prompt may stand there several times.
 
@@ -121,6 +127,7 @@ def roll_out(
         seed, step: chance is a hash of them, the prompt's id, and its turn.
         rows: at most so many responses in a batch of the result; batches hold near-equal lengths, shortest first.
         turns: how often the prompt of each entry came before in this step, in any process; None counts in `prompts`.
+        each: so many neighbouring entries are the responses to one asking of a prompt, and a group.
 
     Raises:
         PoiseError: a prompt can't be answered, or every response is empty.
@@ -132,13 +139,12 @@ def roll_out(
     sampled = generate(trunk, requests, role="actor")
     _check(prompts, sampled, step)
     responses = [s.whole for s in sampled]
-    numbers = {name: i for i, (name, _) in enumerate(prompts)}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]) + len(responses[i]))
     out = []
     for at in range(0, len(order), rows):
         part = order[at : at + rows]
         tokens = collate([prompts[i][1] for i in part], [responses[i] for i in part], trunk.device)
-        out.append(Responses(tokens, torch.tensor([numbers[prompts[i][0]] for i in part], device=trunk.device)))
+        out.append(Responses(tokens, torch.tensor([i - i % each for i in part], device=trunk.device)))
     return out
 
 
