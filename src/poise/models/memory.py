@@ -1,14 +1,32 @@
-"""Peak memory of a run or a stage, without a watching thread.
+"""Memory of a run: its peak, without a watching thread, and giving back what was freed.
 
-Where Linux says it, it is that of this program: `getrusage` also keeps the peak of the process that started it.
+Where Linux says it, the peak is that of this program: `getrusage` also keeps that of the process that started it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 
 _PROC = Path("/proc/self")
+_EVERY = 50
+"""Steps; a heap of 3 GB is given back, and asked for again, in less than a second."""
+
+
+def give_back(step: int) -> None:
+    """Return freed memory to the system every 50 steps, where the C library is glibc; elsewhere nothing happens.
+
+    glibc keeps what is freed in the middle of its heap, and batches of ever other shapes leave ever more of that: a
+    guard of 22M weights held 8.9 GB after 1,700 steps on a CPU, 0.7 of them in use.
+
+    Args:
+        step: how many steps are done.
+    """
+    if step % _EVERY == 0 and sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def reset_peak() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from poise.errors import PoiseError
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 from poise.models.encoder import ignore
+from poise.models.memory import give_back
 from poise.models.trunk import Trunk
 from poise.preference.losses import Labelled, PreferenceLoss, cost_loss, joined, reward_loss, sign_loss
 from poise.preference.pairs import Pair, PreferenceData, Step, planned_steps
@@ -154,6 +155,7 @@ def train_preference(
         losses = _step(scorer, data, plan[step], settings, optimizers, rate, f"step {step + 1} of {len(plan)}")
         for name, value in losses.items():
             history[name].append(value)
+        give_back(step + 1)
         on_step(step, {role: losses[role] for role in ROLES})
         if checkpoint is not None and (step + 1) % checkpoint_every == 0:
             moments = {adapter: optimizer_state(optimizer) for adapter, optimizer in optimizers.items()}

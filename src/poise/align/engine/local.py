@@ -33,6 +33,7 @@ from poise.align.multiplier import FixedMultiplier, Multiplier, Multipliers
 from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
+from poise.models.memory import give_back
 from poise.models.trunk import Trunk
 
 
@@ -115,6 +116,7 @@ class LocalLoop:
         for step in range(len(self.history), self.settings.steps):
             self._evaluate(step)
             self.history.append(self.step(step))
+            give_back(step + 1)
             on_step(self.history[-1])
             if (step + 1) % checkpoint_every == 0:
                 by_first(lambda: save_state(checkpoint, self.state_dict()))

@@ -21,6 +21,7 @@ from poise.align.sft.templates import Example
 from poise.errors import PoiseError
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 from poise.models.encoder import ignore
+from poise.models.memory import give_back
 
 _NAMED = 4  # rows named in a message
 FULL_RATE, LORA_RATE = 2e-5, 2e-4
@@ -216,6 +217,7 @@ class Training:
                 self._evaluate()
             if done % self._save_every == 0 or done == total:
                 self._save()
+            give_back(done)
             self._on_step(done, total, self.steps[-1]["loss"])
 
     def _descend(self, step: int, batches: Step, rate: float) -> dict[str, float]:

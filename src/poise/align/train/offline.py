@@ -26,6 +26,7 @@ from poise.data.rows import uniform_seed
 from poise.errors import PoiseError
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
 from poise.models.encoder import ignore
+from poise.models.memory import give_back
 from poise.models.trunk import Trunk
 
 Entry = dict[str, Any]
@@ -149,6 +150,7 @@ class OfflineTraining:
                 self._evaluate(objective, looks, done)
             if done == total or done % self.settings.save_every == 0:
                 self._save(number, done, optimizer)
+            give_back(done)
             self._on_step(objective.name, done, total, self.history[-1]["loss"])
         optimizer.zero_grad()  # gives the room of this role's gradients to the next phase
 

@@ -19,6 +19,7 @@ from poise.guard.fit.plan import TrainingPlan
 from poise.guard.fit.rows import Row
 from poise.guard.windows import Window
 from poise.models.checkpoint import load_optimizer, load_state, optimizer_state, save_state
+from poise.models.memory import give_back
 
 CHECKPOINT_EVERY = 100
 
@@ -71,6 +72,7 @@ def fit(
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             raise PoiseError(f"the loss of step {step + 1} is {losses[-1]}", do="lower the learning rates", exit_code=4)
+        give_back(step + 1)
         on_step(step + 1, len(order), losses[-1])
         if checkpoint is not None and (step + 1) % CHECKPOINT_EVERY == 0:
             state = {"guard": guard.state_dict(), "optimizer": optimizer_state(optimizer), "losses": losses}
