@@ -4,7 +4,8 @@
     python benchmarks/align_seeds.py runs/quickstart --out work/seeds --seeds 6 --set align.prompts_per_step=24
 
 The finished stages before `align` are taken over as they are, so every run has the same prompts, judges and random
-numbers at its evaluation. What is done stays in --out and is not done again; `table.md` holds all that is there.
+numbers at its evaluation. They are hard links where they can be: Poise never writes into a finished stage, it puts
+another in its place. What is done stays in --out and is not done again; `table.md` holds all that is there.
 """
 
 from __future__ import annotations
@@ -23,15 +24,23 @@ AGAIN = ("align", "evaluate", "report")
 
 
 def begin(run: Path, folder: Path) -> None:
-    """A run folder with the finished stages before `align`, as hard links."""
+    """A run folder with the finished stages before `align`."""
     if folder.exists():
         return
     begun = folder.with_name(f".{folder.name}")
     shutil.rmtree(begun, ignore_errors=True)
     for stage in sorted(run.glob("[0-9]*")):
         if stage.name.partition("-")[2] not in AGAIN:
-            shutil.copytree(stage, begun / stage.name, copy_function=os.link)
+            shutil.copytree(stage, begun / stage.name, copy_function=link)
     begun.rename(folder)
+
+
+def link(file: str, to: str) -> None:
+    """A hard link; a copy where the file system has none, or `to` is on another."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copy2(file, to)
 
 
 def changes(out: Path) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -64,12 +73,14 @@ def main() -> int:
     args = parser.parse_args()
     if not (args.run / "recipe.yaml").is_file():
         parser.error(f"{args.run}: no run of `poise run`; give its folder")
+    if "\nevaluate:" not in (args.run / "recipe.yaml").read_text(encoding="utf-8"):
+        parser.error(f"{args.run}: its recipe has no stage `evaluate`, which measures the change")
     settings, failed = ",".join(args.set).replace("/", "_") or "as in the recipe", 0
     for seed in range(args.seeds):
         folder = args.out / settings / f"seed-{seed}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         begin(args.run, folder)
-        options = [f"--set={each}" for each in (f"align.seed={seed}", *args.set)]
+        options = [f"--set={each}" for each in (*args.set, f"align.seed={seed}")]
         command = [sys.executable, "-m", "poise", "run", str(args.run / "recipe.yaml"), "--out", str(folder), *options]
         failed |= subprocess.run(command, check=False).returncode
     (args.out / "table.md").write_text(table(args.out), encoding="utf-8")

@@ -109,6 +109,14 @@ def test_a_changed_input_or_poise_version_reruns(recipe_file: Path, monkeypatch:
     assert _plan(recipe_file, "numbers.count=5")[0][1].startswith("Poise changed from 0.0.")
 
 
+def test_a_setting_that_came_with_a_later_poise_reruns_and_is_named(recipe_file: Path) -> None:
+    manifest = _run(recipe_file).out / "01-numbers" / "manifest.json"
+    old = json.loads(manifest.read_text())
+    del old["settings"]["tags"]
+    manifest.write_text(json.dumps(old | {"fingerprint": "0" * 64}))
+    assert _plan(recipe_file)[0] == ("run", "tags is a new setting")
+
+
 def test_a_model_folder_that_was_trained_again_reruns(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my-sft"
     folder.mkdir()

@@ -119,11 +119,13 @@ class Reader:
         """
         files = [file for path in paths for file in find_files(path)]
         if self.format.repeats:
-            once = {_mark(file): file for file in files}
+            once: dict[str, Path] = {}
+            for file in files:
+                once.setdefault(_digest(file), file)
             votes = self._count_votes(once.values())
-            for mark, file in once.items():
+            for digest, file in once.items():
                 records = self.records([file], writer.quarantine, writer.repaired)
-                _write(_annotations(records, mark, votes), file, writer, progress)
+                _write(_annotations(records, digest[:8], votes), file, writer, progress)
             return
         for file in files:
             if (batches := self._columnar(file)) is None:
@@ -252,10 +254,10 @@ def _write(records: Iterable[Record], file: Path, writer: TableWriter, progress:
             _tell(progress, 1000, file)
 
 
-def _mark(file: Path) -> str:
+def _digest(file: Path) -> str:
     """What tells a file from others, wherever it lies."""
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:8]
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _annotations(records: Iterable[Record], mark: str, votes: dict[str, _Votes]) -> Iterator[Record]:

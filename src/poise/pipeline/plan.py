@@ -171,6 +171,8 @@ def _existing(target: Path, pattern: str) -> Path:
 def _difference(old: Manifest, settings: Mapping[str, Any], recipe: Recipe, inputs: Mapping[str, str]) -> str:
     """The first reason why a finished stage no longer counts, as a phrase."""
     for key in sorted(settings.keys() | old.settings.keys()):
+        if key not in old.settings:
+            return f"{key} is a new setting"
         before, after = old.settings.get(key), settings.get(key)
         if before != after:
             return f"{key} changed from {_short(before)} to {_short(after)}"

@@ -293,7 +293,7 @@ class LocalLoop:
         """Restore `state_dict`.
 
         Raises:
-            PoiseError: it is of a run with another method or other settings.
+            PoiseError: it is of a run with another method, other settings or other PTX rows.
         """
         for name, value in self._identity().items():
             if (there := state["run"].get(name)) != value and name != "rows_per_batch":

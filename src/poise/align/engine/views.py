@@ -46,7 +46,7 @@ def pack_responses(
 
     Args:
         batches: of one rollout, responses without appended end tokens.
-        groups: int64[B] each; responses to one prompt share a number.
+        groups: int64[B] each; responses to one asking of a prompt share a number.
         rows: as many tokens are computed together as in so many padded rows.
 
     Returns:

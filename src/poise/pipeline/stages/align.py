@@ -52,7 +52,7 @@ class AlignSettings(Settings):
     value_clip: float = Field(5.0, gt=0)
     center_advantages: bool = Field(True, description="subtract the mean over a prompt's responses (not in the paper)")
     checkpoint_every: int = Field(5, ge=1)
-    seed: int | None = Field(None, description="of the rollouts; the recipe's if not given")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="of the rollouts; the recipe's if not given")
 
     @model_validator(mode="after")
     def _centring_needs_siblings(self) -> Self:
