@@ -49,7 +49,8 @@ def changes(out: Path) -> dict[tuple[str, str, str], dict[str, float]]:
     for path in sorted(out.glob("*/seed-*/*-evaluate/metrics.json")):
         seed, settings = path.parts[-3].removeprefix("seed-"), path.parts[-4]
         for row in json.loads(path.read_text(encoding="utf-8")):
-            found[settings, row["judge"], row["metric"]][seed] = row["difference"]["mean"]
+            if (change := row["difference"]["mean"]) is not None:  # a judge may have no score for any response
+                found[settings, row["judge"], row["metric"]][seed] = change
     return found
 
 
