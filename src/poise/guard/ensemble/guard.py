@@ -58,8 +58,8 @@ class EnsembleGuard:
         """One verdict an item, in order; unjudged only where every guard is.
 
         Raises:
-            GuardGoneError: no guard can be asked any more (exit code 3); the next call asks all of them again, but a guard
-                whose key was refused sends nothing until it is made anew.
+            GuardGoneError: no guard can be asked any more (exit code 3); the next call asks all of them again, but a
+                guard whose key was refused sends nothing until it is made anew.
             PoiseError: what else `judge` of a guard raises.
         """
         by_guard = [self._ask(guard, items) for guard in self.guards]
