@@ -20,6 +20,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from poise.errors import PoiseError, in_one_line
+from poise.pipeline.recipe import load_recipe
+from poise.pipeline.stages import STAGES
+
 AGAIN = ("align", "evaluate", "report")
 
 
@@ -64,30 +68,38 @@ def table(out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    """Run what is not there yet, then write the table; exit code 1 when a run failed."""
+def main() -> None:
+    """Run what is not there yet, then write the table.
+
+    Raises:
+        PoiseError: a setting is none, or the run is not finished.
+        SystemExit: a run failed; those before it stay.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("run", type=Path, help="finished run")
+    parser.add_argument("run", type=Path, help="finished run, with a stage `evaluate`")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in `poise run`")
     args = parser.parse_args()
-    if not (args.run / "recipe.yaml").is_file():
-        parser.error(f"{args.run}: no run of `poise run`; give its folder")
-    if "\nevaluate:" not in (args.run / "recipe.yaml").read_text(encoding="utf-8"):
-        parser.error(f"{args.run}: its recipe has no stage `evaluate`, which measures the change")
-    settings, failed = ",".join(args.set).replace("/", "_") or "as in the recipe", 0
+    recipe = args.run / "recipe.yaml"
+    if not any(args.run.glob("*-evaluate/manifest.json")):
+        raise PoiseError("no finished run that evaluates", where=str(args.run), do="give the folder of one")
+    settings = ",".join(args.set).replace("/", "_") or "as in the recipe"
     for seed in range(args.seeds):
+        told = [*args.set, f"align.seed={seed}"]
+        load_recipe(recipe, STAGES, told)
         folder = args.out / settings / f"seed-{seed}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         begin(args.run, folder)
-        options = [f"--set={each}" for each in (*args.set, f"align.seed={seed}")]
-        command = [sys.executable, "-m", "poise", "run", str(args.run / "recipe.yaml"), "--out", str(folder), *options]
-        failed |= subprocess.run(command, check=False).returncode
-    (args.out / "table.md").write_text(table(args.out), encoding="utf-8")
-    print(table(args.out))
-    return int(failed != 0)
+        command = [sys.executable, "-m", "poise", "run", str(recipe), "--out", str(folder)]
+        if code := subprocess.run([*command, *(f"--set={each}" for each in told)], check=False).returncode:
+            sys.exit(code)
+    found = table(args.out)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "table.md").write_text(found, encoding="utf-8")
+    print(found)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with in_one_line():
+        main()

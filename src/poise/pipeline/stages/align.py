@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from poise.errors import PoiseError
 from poise.pipeline.context import StageContext
 from poise.pipeline.stages.common import Settings, build_trunk, read_corpus
+
+if TYPE_CHECKING:
+    from poise.align.engine.settings import LoopSettings
 
 ROLES = ("actor", "reward", "cost", "reward_critic", "cost_critic")
 
@@ -119,7 +122,8 @@ def run(ctx: StageContext, settings: AlignSettings) -> dict[str, Any]:
     }
 
 
-def _loop_settings(settings: AlignSettings, seed: int) -> Any:
+def _loop_settings(settings: AlignSettings, seed: int) -> LoopSettings:
+    """The stage's numbers for the loop. Args: seed, of the recipe."""
     from poise.align.engine.settings import LoopSettings
 
     found = LoopSettings(**{name: getattr(settings, name) for name in LoopSettings._fields})
