@@ -131,6 +131,18 @@ def test_litellm_responses_are_judged_with_their_question_and_tools_are_not_miss
     assert shared[0].seen[-1] == ("{}", None)
 
 
+def test_litellm_context_is_cut_so_that_it_fits_every_answer(shared: Shared) -> None:
+    question = "because of … " * 7_000  # 91,000 characters; each … becomes three
+    body = {
+        "texts": ["fine"] * 8,
+        "input_type": "response",
+        "structured_messages": [{"role": "user", "content": question}],
+    }
+    post(shared, LITELLM, body)  # in full, eight times, it would be above the 400,000 of a request
+    prompt, answer = shared[0].seen[-1]
+    assert answer == "fine" and question.strip().endswith(prompt) and len(prompt) > 20_000
+
+
 def test_litellm_blocks_from_the_operators_level_on() -> None:
     import httpx
 
@@ -242,3 +254,20 @@ def test_category_probabilities_are_nineteen_within_bounds() -> None:
     for wrong in ((0.5,) * 18, (1.5,) * len(CATEGORIES), (float("nan"),) * len(CATEGORIES)):
         with pytest.raises(ValueError, match="category probabilities"):
             safe(category_probabilities=wrong)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/judge", {"items": [{"prompt": "a", "response": None}]}, "items.0.response must be string"),
+        ("/v1/judge", {"items": [{"messages": [{"role": "bot"}]}]}, "items.0.messages.0.role must be one of"),
+        ("/v1/judge", {"items": [{"response": "a"}]}, "items.0 lacks 'prompt'"),
+        ("/classify", {"input": "a", "messages": []}, "the body has the unknown field 'messages'"),
+        ("/classify", {"messages": [{"role": "user"}]}, "messages.0 lacks 'content'"),
+        ("/predict", {"inputs": ["a", "b", "c"]}, "inputs has more than 2 entries"),
+    ],
+)
+def test_of_several_forms_the_fault_of_the_one_that_was_meant_is_told(
+    shared: Shared, path: str, body: Any, said: str
+) -> None:
+    assert said in shared[1].post(path, json=body).text

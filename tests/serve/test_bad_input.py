@@ -201,5 +201,13 @@ def test_a_large_bad_text_is_found_quickly() -> None:
     assert time.perf_counter() - began < 1
 
 
+def test_stacked_accents_hold_nobody_up() -> None:
+    # NFKC sorts them in quadratic time, on the thread that answers everybody: 400,000 took a minute
+    text = "a" + "\u0301\u0327" * 49_000
+    began = time.process_time()
+    assert check_items([(text, text), (text, text)], Limits()) == 4 * len(text)
+    assert time.process_time() - began < 5
+
+
 def test_an_escaped_pair_is_a_character() -> None:
     assert parse(b'"\\ud83d\\ude00"') == "\U0001f600"

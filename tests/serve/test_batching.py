@@ -81,6 +81,23 @@ def test_texts_that_come_while_it_is_busy_are_judged_together_in_order() -> None
     assert [item[0] for item in guard.seen] == ["first", *(w for i in range(4) for w in (f"n{i}", "bad Drugs"))]
 
 
+def test_long_texts_make_small_batches_and_the_canary_goes_between_them() -> None:
+    guard, long = ScriptedGuard(), "x" * 4200  # costs 1 + 4200 / 600 = 8, which is all that four texts may cost
+
+    async def scenario(batcher: Batcher) -> None:
+        guard.held.clear()
+        asked = asyncio.create_task(batcher.judge(texts(long, long, "a", "b", "c", "d", "e", "x" * 9000)))
+        await until(lambda: len(guard.calls) == 1)
+        canary = asyncio.create_task(batcher.judge(texts("canary"), urgent=True))
+        await until(lambda: batcher.depth == 8)
+        guard.held.set()
+        assert len(await asked) == 8 and len(await canary) == 1
+        assert [item for item, _ in guard.calls[1]] == ["canary"]
+
+    watch = run(guard, scenario, batching=Batching(max_batch=4, linger_ms=0))
+    assert watch.sizes == [1, 1, 1, 4, 1, 1]  # long; canary; long; a to d; e, as the longest would be too much; it
+
+
 def test_an_idle_guard_answers_at_once_and_a_busy_one_lingers() -> None:
     guard = ScriptedGuard()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 from poise.cli.main import main
 from poise.errors import PoiseError
 from poise.serve.faults import ApiError
-from poise.serve.keys import Bucket, Gate, add_key, read_keys, revoke_key
+from poise.serve.keys import Bucket, Gate, KeyEntry, add_key, read_keys, revoke_key
+from poise.serve.limits import Limits
 
 
 def test_the_command_line_adds_lists_and_revokes(key_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +106,28 @@ def test_the_gate_learns_of_changes_within_a_second_and_shuts_when_it_can_not_re
         gate.enter(other, "moderate")
 
 
+def test_a_key_that_is_revoked_while_a_server_starts_is_soon_out(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    entry, token = add_key(key_file, "a", ["moderate"], None)
+    add_key(key_file, "b", ["moderate"], None)
+
+    def read(path: Path) -> list[KeyEntry]:
+        entries = read_keys(path)
+        if any(kept.id == entry.id for kept in entries):
+            with monkeypatch.context() as patch:
+                patch.setattr("poise.serve.keys.read_keys", read_keys)
+                revoke_key(path, entry.id)
+        return entries
+
+    monkeypatch.setattr("poise.serve.keys.read_keys", read)
+    gate = Gate(key_file, lambda: now[0])
+    now[0] = 1.0
+    with pytest.raises(ApiError):
+        gate.enter(token, "moderate")
+
+
 def test_a_bucket_fills_evenly() -> None:
     bucket = Bucket(60, 0.0)  # one a second
     assert bucket.take(60, 0.0) == 0
@@ -162,6 +187,19 @@ def test_every_api_asks_for_its_key_where_its_clients_put_it(key_file: Path, sta
     assert client.get("/metrics").status_code == 401
     assert client.get("/metrics", headers={"authorization": f"Bearer {ops}"}).status_code == 200
     assert client.get("/health").status_code == client.get("/ready").status_code == 200
+
+
+def test_requests_without_a_key_keep_out_nobody_who_has_one(key_file: Path, start: Any) -> None:
+    _, token = add_key(key_file, "a", ["moderate"], None)
+    _, client = start(keys=key_file, limits=Limits(items=1, queue_items=1))  # two may run at once
+    begun = b"POST /v1/judge HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+    with ExitStack() as stack:
+        for _ in range(4):  # their bodies never end
+            raw = stack.enter_context(socket.create_connection((client.base_url.host, client.base_url.port)))
+            raw.sendall(begun)
+        assert client.get("/health").status_code == 200
+        headers = {"authorization": f"Bearer {token}"}
+        assert client.post("/v1/judge", json=BODIES["/v1/judge"], headers=headers).status_code == 200
 
 
 def test_a_key_that_has_used_up_its_minute_is_told_when_to_come_back(key_file: Path, start: Any) -> None:

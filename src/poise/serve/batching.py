@@ -4,7 +4,8 @@ An idle guard answers at once. While it is busy, texts gather, and once it finds
 milliseconds for more. A request whose client has gone leaves the queue. A text that makes the guard raise fails its own
 request and not those of its neighbours: they are judged again without it. What is left out: several processes; start
 several servers for that. A guard that never returns holds the thread, its requests end at the deadline with an error,
-and `/ready` tells.
+and `/ready` tells. A call of the guard can't be broken off, so long texts make small batches: between two of them the
+canary gets its turn, and what nobody waits for any more is let go.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 from poise.guard.verdict import Guard, Item, Verdict
@@ -25,6 +27,8 @@ from poise.serve.limits import Limits
 _SMOOTHING = 0.2
 _CHARACTERS = 600
 """Of a text that costs as much as one more text; a long one is read in windows."""
+_LONG = 2
+"""Times the cost of `max_batch` texts without a character that a batch may cost."""
 
 
 class Watch(Protocol):
@@ -48,7 +52,7 @@ class Batching:
     """How texts are judged together.
 
     Args:
-        max_batch: texts of one call of the guard.
+        max_batch: texts of one call of the guard; fewer where they are long.
         linger_ms: how long a busy guard waits for more of them.
     """
 
@@ -74,6 +78,11 @@ class _Job:
 
     def cost(self, start: int, stop: int) -> float:
         return sum(cost_of(item) for item in self.items[start:stop])
+
+    def fitting(self, room: int, most: float) -> int:
+        """How many of the items that wait, `room` at most, cost no more than `most` together."""
+        costs = accumulate(map(cost_of, self.items[self.taken : self.taken + room]))
+        return sum(cost <= most for cost in costs)
 
     def settle(self, error: ApiError | None) -> None:
         """Tell the request, in its own thread; one whose loop has ended hears nothing."""
@@ -205,16 +214,19 @@ class Batcher:
         return self._closed or self._depth >= self.batching.max_batch
 
     def _take(self) -> list[_Part]:
-        """The next items, first come first served; a long request is cut."""
+        """The next items, first come first served, one at least; a long request is cut."""
         batch: list[_Part] = []
-        room = self.batching.max_batch
+        room, most = self.batching.max_batch, float(_LONG * self.batching.max_batch)
         while room and self._jobs:
             job = self._jobs[0]
-            count = min(room, job.waiting)
+            count = job.fitting(room, most) or (0 if batch else 1)
+            if not count:
+                break
             batch.append((job, job.taken, job.taken + count))
-            self._change(-count, -job.cost(job.taken, job.taken + count))
+            cost = job.cost(job.taken, job.taken + count)
+            self._change(-count, -cost)
             job.taken += count
-            room -= count
+            room, most = room - count, most - cost
             if not job.waiting:
                 self._jobs.popleft()
         return batch

@@ -16,7 +16,7 @@ from poise.serve.apis import About, Api
 from poise.serve.apis.api import check_body, validator_of
 from poise.serve.batching import Batcher
 from poise.serve.faults import ApiError, Told
-from poise.serve.keys import Gate
+from poise.serve.keys import Gate, KeyEntry
 from poise.serve.limits import Limits, check_items, check_size, parse
 from poise.serve.telemetry import Metrics, word_of
 
@@ -50,27 +50,35 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         scope["poise"]["api"] = self.api.name
-        self._running += 1
         body = Body(receive, headers_of(scope), self._about.limits)
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         try:
-            answer = await self._answer(scope, body, receive)
-            await send_json(send, Told(200, answer, {}))
+            entry = self._enter(scope, query)
+            self._running += 1  # from here on: a request without a key must not keep out one that has one
+            try:
+                answer = await self._answer(entry, query, scope, body, receive)
+                await send_json(send, Told(200, answer, {}))
+            finally:
+                self._running -= 1
         except ApiError as fault:
             scope["poise"]["fault"] = fault.kind.code
             await body.drain()
             await send_json(send, self.api.shape(fault))
         except HungUpError:
             self._metrics.hung_up()
-        finally:
-            self._running -= 1
 
-    async def _answer(self, scope: Scope, body: Body, receive: Receive) -> Any:
-        told, headers = scope["poise"], headers_of(scope)
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        entry = self._gate.enter(token_of(headers, query, self.api.keys), "moderate")
-        told["key"] = entry.id if entry else None
-        if self._running > 2 * self._about.limits.queue_items:
+    def _enter(self, scope: Scope, query: Mapping[str, str]) -> KeyEntry | None:
+        """Whose request it is, where it may come in."""
+        entry = self._gate.enter(token_of(headers_of(scope), query, self.api.keys), "moderate")
+        scope["poise"]["key"] = entry.id if entry else None
+        if self._running >= 2 * self._about.limits.queue_items:
             raise ApiError("queue", "too many requests at once", retry_after=1)
+        return entry
+
+    async def _answer(
+        self, entry: KeyEntry | None, query: Mapping[str, str], scope: Scope, body: Body, receive: Receive
+    ) -> Any:
+        told = scope["poise"]
         self._gate.spend(entry, 1)
         check_query(self.api, query)
         value = parse(await body.read())

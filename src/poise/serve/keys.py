@@ -140,7 +140,7 @@ class Gate:
             self._entries = read_keys(path)
             if not self._entries:
                 raise PoiseError("holds no key", where=str(path), do="poise guard keys add FILE --name NAME")
-            self._stamp, self._checked = _stamp(path), clock()
+            self._checked = clock()  # no stamp yet: it is read once more, as it may have changed meanwhile
 
     @property
     def open(self) -> bool:

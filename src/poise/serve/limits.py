@@ -22,7 +22,7 @@ TEXT_PATTERN = (
 )
 """For the OpenAPI document: no control characters but white space, and something beside it."""
 
-_CHUNK, _LONGEST_LIST, _MOST_PARTS = 8192, 2048, 10_000
+_CHUNK, _LONGEST_LIST, _MOST_PARTS = 128, 2048, 10_000
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -149,7 +149,7 @@ def _check_text(text: str, number: int, limits: Limits) -> int:
     if _SURROGATE.search(text):
         raise ApiError("characters", f"{where} holds a lone surrogate, which is no character")
     grown = 0
-    for start in range(0, len(text), _CHUNK):  # in parts, so that a text that explodes is left early
+    for start in range(0, len(text), _CHUNK):  # in parts: an exploding text is left early, and accents take n^2
         grown += len(unicodedata.normalize("NFKC", text[start : start + _CHUNK]))
         if grown > limits.text_characters:
             raise ApiError(

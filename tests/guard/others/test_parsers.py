@@ -109,10 +109,12 @@ UNJUDGED_OUTPUTS = {
         '{"results": [{"flagged": false, "categories": {}, "category_scores": {}}]}', openai(False, hate=1.5),
         '{"results": [{"flagged": false, "categories": {"hate": "no"}, "category_scores": {}}]}',
         json.dumps({"results": [*json.loads(openai(False))["results"] * 2]}), openai(False, hate=math.nan),
+        openai(False, hate=10**400),
     ],
     "azure-text": [
         "{}", '{"categoriesAnalysis": []}', azure(Violence=None), azure(Violence=8), azure(Violence=True),
         azure(Violence="0"), azure(Weather=0), '{"categoriesAnalysis": [{"category": "Hate", "severity": 0}]}',
+        azure().replace('"Hate"', '["Hate"]'),
     ],
 }  # fmt: skip
 UNJUDGED_OUTPUTS |= {name: [] for name in FAMILIES if name not in UNJUDGED_OUTPUTS}

@@ -14,7 +14,6 @@ Source: openai-openapi (2026-08), Azure API 2024-09-01.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -97,9 +96,9 @@ def read_openai(answer: Answer) -> Verdict:
 def read_azure(answer: Answer) -> Verdict:
     """The verdict of all four categories; unjudged when one is missing, doubled or without a level."""
     entries = _list(load_json(answer.text), "categoriesAnalysis")
-    found = {entry.get("category"): entry.get("severity") for entry in entries if isinstance(entry, dict)}
+    found = [(entry.get("category"), entry.get("severity")) for entry in entries if isinstance(entry, dict)]
     keys = load_taxonomy(_AZURE).keys
-    native = {key: level for key, level in found.items() if type(level) is int and 0 <= level <= 7}
+    native = {key: level for key, level in found if isinstance(key, str) and type(level) is int and 0 <= level <= 7}
     if len(entries) != len(keys) or set(native) != set(keys):
         return unjudged("unparsable", answer.text)
     levels = {key: map_severity("azure-eight", level) for key, level in native.items()}
@@ -126,7 +125,7 @@ def _list(told: Any, name: str) -> list[Any]:
 
 def _is_share(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and 0.0 <= value <= 1.0
+    return number and 0.0 <= value <= 1.0  # false of a NaN too
 
 
 OPENAI_MODERATION = Family(

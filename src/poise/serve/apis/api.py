@@ -127,8 +127,8 @@ def check_body(validator: Draft202012Validator, body: Any) -> None:
 
 
 def _deepest(error: ValidationError) -> ValidationError:
-    """Inside alternatives: the first fault of the one that the value was meant to be, which is one whose types fit, or
-    else the one with fewest faults; the alternatives themselves where none fits."""
+    """Inside alternatives: the first fault of the one that the value was meant to be, which is one whose names and
+    types fit, or else the one with fewest faults; the alternatives themselves where none fits."""
     while error.context:
         options: dict[Any, list[ValidationError]] = {}
         for inner in error.context:
@@ -136,8 +136,13 @@ def _deepest(error: ValidationError) -> ValidationError:
         meant = [o for o in options.values() if o[0].validator != "type" or o[0].relative_path]
         if not meant:
             return error
-        error = min(meant, key=lambda o: (any(inner.validator == "type" for inner in o), len(o)))[0]
+        error = min(meant, key=lambda o: (any(map(_misnamed, o)), any(i.validator == "type" for i in o), len(o)))[0]
     return error
+
+
+def _misnamed(error: ValidationError) -> bool:
+    """Whether an alternative's own names, not those further inside, are others than those that were given."""
+    return error.validator in {"required", "additionalProperties"} and not error.relative_path
 
 
 _KINDS = {"minItems": "empty", "minLength": "empty", "maxLength": "too_long", "maxItems": "too_many"}

@@ -51,11 +51,18 @@ def _read(body: Any, _: Mapping[str, str], about: About) -> Asked:
     arguments = [call["function"]["arguments"] for call in body.get("tool_calls") or []]
     calls = [text if text.strip() else "{}" for text in arguments]  # of a tool without parameters some models say ""
     texts = [*(text for text in body.get("texts", ()) if text.strip()), *calls]
-    prompt = _prompt(body.get("structured_messages") or [], about.limits) if body["input_type"] == "response" else None
+    told = (body.get("structured_messages") or []) if body["input_type"] == "response" else []
+    prompt = _prompt(told, _room(texts, about.limits))
     return Asked([(text, None) if prompt is None else (prompt, text) for text in texts], {"pair": prompt is not None})
 
 
-def _prompt(messages: Sequence[Mapping[str, Any]], limits: Limits) -> str | None:
+def _room(texts: Sequence[str], limits: Limits) -> int:
+    """Characters of context for each text: half of what the texts leave, as normalisation may make it longer."""
+    left = limits.request_characters - sum(map(len, texts))
+    return max(0, min(limits.text_characters, left // 2 // max(1, len(texts))))
+
+
+def _prompt(messages: Sequence[Mapping[str, Any]], room: int) -> str | None:
     """The last text that is not the assistant's: context, so it is cleaned and cut rather than refused."""
     for message in reversed(messages):
         content = message.get("content")
@@ -63,7 +70,7 @@ def _prompt(messages: Sequence[Mapping[str, Any]], limits: Limits) -> str | None
             continue
         told = [content] if isinstance(content, str) else [part.get("text") for part in content]
         text = cleaned("\n".join(part for part in told if isinstance(part, str)))
-        return text[-limits.text_characters :].strip() or None
+        return (text[-room:].strip() or None) if room else None
     return None
 
 
