@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.errors import PoiseError
+from poise.models.folded import fold_adapters
 from poise.models.layers import check_shared, layers_of, only_layers
 from poise.models.log_probs import head_weight, token_log_probs
 from poise.models.packing import Packed
@@ -147,6 +148,7 @@ class Trunk(nn.Module):
         self._active = roles[-1] if roles else REFERENCE
         for module in self._adapted:
             module.cast_input_dtype_enabled = False  # autocast multiplies in the trunk's format, see `upper`
+        fold_adapters(self.model)
         for name, parameter in self.model.named_parameters():
             if ".lora_" in name:
                 parameter.data = parameter.data.float()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from poise.errors import PoiseError
+from poise.models.folded import fold_adapters
 from poise.models.precision import default_device, frozen_dtype
 
 
@@ -116,6 +117,7 @@ def _adapted(model: Any, rank: int, seed: int) -> Any:
     for name, parameter in adapted.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()
+    fold_adapters(adapted)
     return adapted
 
 

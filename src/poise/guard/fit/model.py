@@ -21,6 +21,7 @@ from poise.guard.windows import Logits, Marks, Text, Window, highest, padded, wi
 from poise.models.attention import attend_in_float32
 from poise.models.bundled import resolve
 from poise.models.encoder import Encoder, ignore
+from poise.models.folded import fold_adapters
 from poise.models.heads import ModerationHeads
 from poise.models.precision import frozen_dtype
 
@@ -173,6 +174,7 @@ class GuardModel(nn.Module):
         Raises:
             PoiseError: the folder holds none.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
@@ -189,7 +191,7 @@ class GuardModel(nn.Module):
                 guard.settings["lora_rank"] = settings["lora_rank"]
             if (engine := settings.get("engine")) is not None:
                 guard.run_in(torch.bfloat16 if engine == "torch-bf16" else torch.float32)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise PoiseError(
                 f"holds no guard ({type(error).__name__})", where=str(folder), do="train one: poise guard train"
             ) from error
@@ -225,4 +227,5 @@ def _adapted(model: Any, rank: int) -> Any:
     for part in adapted.modules():
         if hasattr(part, "cast_input_dtype_enabled"):  # autocast narrows again what PEFT would widen: a copy each
             part.cast_input_dtype_enabled = False
+    fold_adapters(adapted)
     return adapted
