@@ -84,7 +84,8 @@ def main() -> None:
     recipe = args.run / "recipe.yaml"
     if not any(args.run.glob("*-evaluate/manifest.json")):
         raise PoiseError("no finished run that evaluates", where=str(args.run), do="give the folder of one")
-    settings = ",".join(args.set).replace("/", "_") or "as in the recipe"
+    by_key = sorted(args.set, key=lambda told: told.partition("=")[0])  # stable: of one key the last counts
+    settings = ",".join(by_key).replace("/", "_") or "as in the recipe"
     for seed in range(args.seeds):
         told = [*args.set, f"align.seed={seed}"]
         load_recipe(recipe, STAGES, told)

@@ -62,7 +62,8 @@ def test_a_scoring_rater_is_a_guard() -> None:
     assert bad.probability == pytest.approx(0.9) and bad.severity_probabilities == (0.1, 0.1, 0.2, 0.6)
     assert alone.unsafe is None and odd.reason == "no score"
     assert fine.unsafe is False and fine.probability == pytest.approx(0.1)
-    assert guard.judge([("q", "")])[0].reason == "empty" and guard.judge([]) == []
+    assert [v.reason for v in guard.judge([("q", ""), ("q", " \n"), (" ", "bad")])] == ["empty"] * 3
+    assert guard.judge([]) == []
     assert verdict_of(None).unsafe is None
     (joint,) = EnsembleGuard([guard], Combiner(["starter"])).judge([("q", "bad")])
     assert joint.unsafe and joint.severity_probabilities == (0.1, 0.1, 0.2, 0.6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,11 @@ def test_a_folder_that_is_no_encoder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(PoiseError, match="can't be loaded as an encoder"):
         Encoder(tmp_path)
+
+
+def test_weights_that_were_cut_short(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_encoder, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(PoiseError, match="can't be loaded as an encoder"):
+        Encoder(folder)

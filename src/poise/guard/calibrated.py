@@ -82,7 +82,7 @@ class CalibratedGuard(ABC):
 
     def judge(self, items: Sequence[Item], on_rows: Callable[[int], object] = _ignore) -> list[Verdict]:
         """One verdict an item, in order; empty texts and scores that are no numbers are unjudged."""
-        empty = [not prompt.strip() or (response is not None and not response.strip()) for prompt, response in items]
+        empty = [_blank(prompt) or (response is not None and _blank(response)) for prompt, response in items]
         found = self.probabilities(items, on_rows) if items else None
         return [
             unjudged("empty") if blank or found is None else self.verdict(found, row) for row, blank in enumerate(empty)
@@ -113,6 +113,11 @@ class CalibratedGuard(ABC):
         if self.block_at is None:
             return verdict.unsafe
         return verdict.unsafe and sum(verdict.severity_probabilities[self.block_at :]) >= self._block_threshold
+
+
+def _blank(text: str) -> bool:
+    """Nothing to read: white space, and characters that nobody sees."""
+    return all(c.isspace() or not c.isprintable() for c in text)
 
 
 def _encodable(text: Text) -> Text:

@@ -12,7 +12,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import islice, product
 
@@ -21,11 +21,14 @@ Known = Callable[[str], bool]
 
 _WORD = re.compile(r"\w+")
 _APART = re.compile(r"(?<!\w)\w([ .\-_*])\w(?:\1\w)*(?!\w)")
+_AMOUNT = re.compile(r"\d+(am|pm|in|ft|k|m)", re.IGNORECASE)
 _LEET_WORD = re.compile(r"(?<![\w@$!])(?=[\w@$!]*[A-Za-z])(?=[\w@$!]*[0-9@$!])[A-Za-z0-9@$!]{3,24}(?![\w@$])")
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/=])[A-Za-z0-9+/]{16,}={0,2}(?![A-Za-z0-9+/=])")
 _LETTERS = {"0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i"}
 _READINGS = 16
 """Of a word with digits that are tried at most."""
+_MARKS, _JOINER = 30, "\u034f"
+_RUN = re.compile(rf"(?:[^\w\x00-\x7f]|[\uff9e\uff9f]){{{_MARKS + 1},}}")  # of accents and other signs
 
 
 def normalise(text: str, known: Known) -> str:
@@ -38,20 +41,53 @@ def normalise(text: str, known: Known) -> str:
     if text.isascii():
         plain = text
     else:
-        plain = unicodedata.normalize("NFKC", text)
-        plain = "".join(c for i, c in enumerate(plain) if not _invisible(plain, i))
-        plain = _fold(plain)
+        plain = unicodedata.normalize("NFKC", stream_safe(text))
+        plain = _fold(_bare(plain))
     plain = _BASE64.sub(_decoded, plain)
     plain = _joined(plain, known)
     return _LEET_WORD.sub(lambda found: _spelled(found[0], known), plain)
 
 
-def _invisible(text: str, at: int) -> bool:
-    """Format characters, variation selectors, and accents that NFKC could not put on the letter before them."""
-    kind = unicodedata.category(text[at])
-    if kind == "Cf":
-        return True
-    return kind == "Mn" and at > 0 and (text[at - 1].isascii() or unicodedata.category(text[at - 1]) == "Mn")
+def stream_safe(text: str) -> str:
+    """The text with a joiner (U+034F) after every 30 accents in a row, Unicode's Stream-Safe form.
+
+    To be called before any normalisation of what strangers send: it sorts the accents of one letter, in time that is
+    quadratic in their number (16,000 take seconds), and lets no other thread run meanwhile.
+
+    Source: Unicode Standard Annex 15, Stream-Safe Text Process.
+    """
+    return text if text.isascii() else _RUN.sub(lambda found: "".join(_parted(found[0])), text)
+
+
+def _parted(run: str) -> Iterator[str]:
+    """The characters of a run, and the joiners between them."""
+    marks = 0
+    for c in run:
+        marks = marks + 1 if unicodedata.combining(unicodedata.normalize("NFKD", c)[0]) else 0
+        if marks > _MARKS:
+            marks = 1
+            yield _JOINER
+        yield c
+
+
+def _bare(text: str) -> str:
+    """Without format characters, marks on ASCII characters that NFKC could not put there, and stacked accents.
+
+    The vowels and tones of scripts that write them as marks (Thai, Hebrew, Devanagari) stay, however many.
+    """
+    kept = []
+    base, before = "", ""  # what the marks stand on, the category of the character before
+    for c in text:
+        kind = unicodedata.category(c)
+        if kind == "Cf":
+            continue
+        if kind != "Mn":
+            base = c
+        stacked = before == "Mn" and unicodedata.name(c, "").startswith("COMBINING ")
+        if kind != "Mn" or not (stacked or (base and base.isascii())):
+            kept.append(c)
+        before = kind
+    return "".join(kept)
 
 
 @cache
@@ -105,7 +141,7 @@ def _joined(text: str, known: Known) -> str:
 
     def join(found: re.Match[str]) -> str:
         word = found[0].replace(found[1], "")
-        return word if len(word) >= 4 or known(word.lower()) else found[0]
+        return word if not word.isdecimal() and (len(word) >= 4 or known(word.lower())) else found[0]
 
     return _APART.sub(join, text) if spaced else text
 
@@ -114,7 +150,7 @@ def _spelled(word: str, known: Known) -> str:
     """The word that digits and signs spell, where it is one and the word itself is not."""
     tail = word[len(word.rstrip("!")) :]
     core = word[: len(word) - len(tail)]
-    if known(core.lower()) or not any(c in _LETTERS for c in core):
+    if known(core.lower()) or _AMOUNT.fullmatch(core) or not any(c in _LETTERS for c in core):
         return word
     choices = [_LETTERS.get(c, c) for c in core.lower()]
     for letters in islice(product(*choices), _READINGS):

@@ -28,7 +28,7 @@ class ScoringGuard:
         rows = [
             QARow(id=str(at), prompt_id="", prompt=prompt, response=response, provenance=_SHOWN)
             for at, (prompt, response) in enumerate(items)
-            if prompt and response
+            if prompt.strip() and response and response.strip()
         ]
         scores = dict(zip((row.id for row in rows), self.rater.score(rows), strict=True)) if rows else {}
         verdicts = []

@@ -30,6 +30,7 @@ class Encoder(nn.Module):
 
     def __init__(self, source: str | Path, *, max_length: int = 160, device: torch.device | None = None) -> None:
         super().__init__()
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
@@ -39,7 +40,7 @@ class Encoder(nn.Module):
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self.model: Any = AutoModel.from_pretrained(source, dtype=torch.float32).to(self.device).eval()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise PoiseError(
                 f"can't be loaded as an encoder: {str(error).splitlines()[0]}",
                 where=str(source),

@@ -81,6 +81,10 @@ def test_one_that_was_to_go_along_and_refuses_is_safe(tmp_path: Path) -> None:
     assert len(found) == 80 and all(row.unsafe is False and row.refusal == 1 for row in found)
 
 
+def test_an_answer_of_white_space_is_none(tmp_path: Path) -> None:
+    assert written([*HARMFUL, *HARMLESS], tmp_path, Writer(" \n")) == []
+
+
 def test_known_categories_are_as_likely_as_the_harm(tmp_path: Path) -> None:
     named = HARMFUL[0]._replace(categories=(1.0, 0.0, *UNKNOWN[2:]))
     (along,) = [row for row in written([named], tmp_path) if row.unsafe]

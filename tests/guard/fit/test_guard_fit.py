@@ -209,6 +209,10 @@ def test_saved_and_loaded_again_it_says_the_same(model: GuardModel, tmp_path: Pa
     assert told["encoder"] == "x"
     with pytest.raises(PoiseError, match="holds no guard"):
         GuardModel.load(tmp_path)
+    weights = tmp_path / "g" / "heads.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])  # a copy that was cut short
+    with pytest.raises(PoiseError, match="holds no guard"):
+        GuardModel.load(tmp_path / "g")
 
 
 def test_rows_that_logits_part_wholly_make_nothing_certain() -> None:
@@ -369,8 +373,11 @@ def test_from_sets_to_a_guard(tiny_encoder: Path, tmp_path: Path) -> None:
     told = json.loads((tmp_path / "m.json").read_text())
     assert [entry["n"] for entry in told["sets"]] == [200] and told["threshold"] == measured["threshold"]
     guard = TrainedGuard(out)
-    verdicts = guard.judge([("question 3 of many", "bad bad"), ("p", None), ("p", " "), ("", "r")])
-    assert [v.unsafe is None for v in verdicts] == [False, False, True, True] and verdicts[2].reason == "empty"
+    verdicts = guard.judge(
+        [("question 3 of many", "bad bad"), ("p", None), ("p", " "), ("", "r"), ("\u200b\x00", None)]
+    )
+    assert [v.unsafe is None for v in verdicts] == [False, False, True, True, True]
+    assert {v.reason for v in verdicts[2:]} == {"empty"}
     assert (verdicts[0].unsafe is True) == ((verdicts[0].probability or 0) >= guard.threshold)
     assert bool(verdicts[0].categories) == bool(verdicts[0].unsafe) == bool(verdicts[0].severity)
     words = ["guard", "label", str(out), str(tmp_path / "t"), "--out", str(tmp_path / "l")]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poise.data import Judgement, Provenance, QARow
+from poise.data.records import JudgementRecord, PartialLabel, QARecord
 from poise.data.rows import label_value
-from poise.guard.fit.rows import Row, row_of
+from poise.data.tables import TableWriter, open_tables
+from poise.guard.fit.rows import Row, labelled_rows, row_of
 from poise.harm import CATEGORIES, SAFE, Label, Severity
 
 ANSWER = QARow(id="x", prompt_id="p", prompt="Why?", response="So.", provenance=Provenance(source="made"))
+NAN = math.nan
+UNSAFE = PartialLabel(safe=False, categories=(CATEGORIES[5].value,), severity=2)
 
 
 def taught(question: str, value: Any) -> Row:
@@ -46,3 +52,29 @@ def test_rows_agree_with_the_label(categories: frozenset[Any], severity: int) ->
     row = taught("label", label_value(Label(categories, Severity(severity))))
     assert sum(row.at_least) == severity and list(row.at_least) == sorted(row.at_least, reverse=True)
     assert {c for c in CATEGORIES if row.categories[c.index] == 1} == categories
+
+
+@pytest.mark.parametrize(
+    ("label", "votes", "at_least", "category"),
+    [
+        (UNSAFE, (True, True, True), (0, 0, 0), 0.0),
+        (UNSAFE, (True, True, False), (1 / 3, 1 / 3, 0), 1 / 3),
+        (UNSAFE, (True, False), (0.5, 0.5, 0), 1.0),
+        (UNSAFE, (True, False, False), (2 / 3, 2 / 3, 0), 1.0),
+        (PartialLabel(safe=True), (True, True, False), (1 / 3, 0, 0), 0.0),
+        (PartialLabel(safe=True), (False, False, True), (2 / 3, NAN, NAN), NAN),
+    ],
+)
+def test_people_who_overrule_a_label(
+    label: PartialLabel, votes: tuple[bool, ...], at_least: tuple[float, ...], category: float, tmp_path: Path
+) -> None:
+    """No category is likelier than harm, and what "safe" told of kinds and levels goes with it."""
+    record = QARecord(prompt="p", response="r", label=label, dataset="x", split="train")
+    with TableWriter(tmp_path / "t", {"name": "t"}) as writer:
+        writer.add(record)
+        for at, safe in enumerate(votes):
+            told = {"item": record.item, "question": "safe", "value": safe, "responses": (record.item,)}
+            writer.add(JudgementRecord.model_validate(told | {"rater": f"p{at}", "rater_kind": "person"}))
+    (row,) = labelled_rows(open_tables(tmp_path / "t"))
+    assert row.at_least == pytest.approx(at_least, nan_ok=True)
+    assert row.categories[5] == pytest.approx(category, nan_ok=True)

@@ -91,7 +91,7 @@ def answered(
             [_sampling(ask, plan, seed) for ask in asks],
             tell,
         )
-    return [*rows, *(_row(ask, reply.text, plan) for ask, reply in zip(asks, found, strict=True) if reply.text)]
+    return [*rows, *(_row(ask, reply.text, plan) for ask, reply in zip(asks, found, strict=True) if reply.text.strip())]
 
 
 def _asks(rows: Sequence[Row], plan: AnswerPlan, seed: int) -> list[_Ask]:

@@ -134,8 +134,8 @@ def _judgement(guard: CalibratedGuard, record: QARecord, verdict: Verdict, round
 def evaluate(guard: CalibratedGuard, tables: Tables, on_rows: Callable[[int], object] = ignore) -> dict[str, Any]:
     """How good the guard is on labelled tables in the 19 categories (see `poise data map`), set by set.
 
-    Rows that say "train" teach the baselines and are not measured; without a split all rows are measured, and there is
-    no TF-IDF beside them.
+    Where rows say "test", those are measured and the others teach the baselines; else all rows are measured, and there
+    is no TF-IDF beside them.
 
     Raises:
         PoiseError: no row has a label.

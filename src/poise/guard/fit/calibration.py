@@ -157,7 +157,8 @@ def _fit(logits: Tensor, target: Tensor) -> tuple[float, list[float]]:
     """One positive scale and a shift for each column, by L-BFGS on the mean loss over known entries.
 
     Targets are Platt's: 1 is (n1 + 1) / (n1 + 2) and 0 is 1 / (n0 + 2) in a column of n1 ones and n0 zeros, and shares
-    lie between, so that a few rows which the logits part wholly make nothing certain.
+    lie between, so that a few rows which the logits part wholly make nothing certain. A shift that is far from 0 costs
+    a trace of one row's loss, whatever the number of rows: the mean probability stays that of the targets.
     """
     known = ~target.isnan()
     ones = target.nan_to_num().sum(0)
@@ -169,12 +170,18 @@ def _fit(logits: Tensor, target: Tensor) -> tuple[float, list[float]]:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = binary(logits * softplus(raw) + shift, told).sum() / known.sum() + 1e-3 * (shift**2).sum()
+        loss = (binary(logits * softplus(raw) + shift, told).sum() + 1e-3 * (shift**2).sum()) / known.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return float(softplus(raw).detach()), shift.detach().tolist()
+
+
+def decided(target: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Where a target says yes or no: known, and raters are not split."""
+    found: NDArray[np.bool_] = ~np.isnan(target) & (target != 0.5)
+    return found
 
 
 def threshold_at(score: NDArray[np.floating], positive: NDArray[np.bool_], rate: float) -> float | None:
@@ -195,12 +202,12 @@ def thresholds(
     """One threshold for each head.
 
     Args:
-        probability, target: of each head, shape (N,); NaN targets are left out.
+        probability, target: of each head, shape (N,); targets of NaN, and of 0.5 (raters are split), are left out.
         otherwise: of each head, where there are too few rows to tell; 0.5 by default.
     """
     found = []
     for score, told, kept in zip(probability, target, otherwise or [0.5] * len(target), strict=True):
-        known = ~np.isnan(told)
+        known = decided(told)
         positive = told[known] > 0.5
         enough = positive.sum() >= LEAST and (~positive).sum() >= LEAST
         found.append((threshold_at(score[known], positive, rate) or 0.5) if enough else kept)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from poise import metrics
 from poise.guard.fit.rows import Row
 from poise.harm import CATEGORIES
+from poise.models.heads import K
 
 Floats = NDArray[np.float64]
 
@@ -78,16 +79,17 @@ def severity_table(rows: Sequence[Row], train: Sequence[Row], levels: NDArray[np
         if (level := _level(row)) is not None:
             by_set.setdefault(_named(row), Counter())[level] += 1
     overall: Counter[int] = sum(by_set.values(), Counter())
+    harmful: Counter[int] = sum((levels for named, levels in by_set.items() if named), Counter())
     guesses = {"guard": said, "always moderate": np.full_like(true, 2)}
     if overall:
-        prior = [(by_set.get(_named(rows[i])) or overall).most_common(1)[0][0] for i in known]
+        prior = [(by_set.get(_named(rows[i])) or harmful or overall).most_common(1)[0][0] for i in known]
         guesses["category prior"] = np.array(prior)
     found: dict[str, Any] = {"n": len(known), "levels": np.bincount(true, minlength=4).tolist()}
     for name, guess in guesses.items():
         severe = true == 3
         found[name] = {
             "macro_f1": metrics.macro_f1(guess, true, 4),
-            "kappa": metrics.quadratic_weighted_kappa(guess, true, 4),
+            "kappa": _plain(metrics.quadratic_weighted_kappa(guess, true, 4)),
             "mae": metrics.mae(guess, true),
             "recall_severe": _plain(float((guess[severe] == 3).mean())) if severe.any() else None,
             "severe_called_none": int((guess[severe] == 0).sum()),
@@ -143,7 +145,7 @@ def category_table(rows: Sequence[Row], probability: Floats) -> list[dict[str, A
 def tfidf_scores(train: Sequence[Row], rows: Sequence[Row]) -> Floats | None:
     """P(unsafe) by TF-IDF (words, 1-2-grams of prompt and answer) with logistic regression on the same training rows.
 
-    None where these hold not both kinds. Needs scikit-learn (the extra `bench`).
+    None where these hold not both kinds, or no word twice. Needs scikit-learn (the extra `bench`).
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -152,7 +154,10 @@ def tfidf_scores(train: Sequence[Row], rows: Sequence[Row]) -> Floats | None:
     if len({row.unsafe for row in known}) < 2:
         return None
     vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    x = vectors.fit_transform([_text(row) for row in known])
+    try:
+        x = vectors.fit_transform([_text(row) for row in known])
+    except ValueError:  # no word is left
+        return None
     model = LogisticRegression(max_iter=1000).fit(x, [bool(row.unsafe) for row in known])
     score: Floats = model.predict_proba(vectors.transform([_text(row) for row in rows]))[:, 1]
     return score
@@ -168,7 +173,8 @@ def _level(row: Row) -> int | None:
 
 
 def _named(row: Row) -> tuple[int, ...]:
-    return tuple(k for k, value in enumerate(row.categories) if value > 0.5)
+    """The true categories; K, which is none, where a row is unsafe and its source names none."""
+    return tuple(k for k, value in enumerate(row.categories) if value > 0.5) or ((K,) if row.unsafe else ())
 
 
 def _at(blocked: NDArray[np.bool_], positive: NDArray[np.bool_]) -> dict[str, float | None]:

@@ -23,8 +23,8 @@ class SetUse(_Part):
 
     format: str | None = Field(None, description="format or mapping; the set's own by default")
     use: Literal["train", "test"] = Field("train", description="test: all rows are only measured")
-    weight: float = Field(1.0, gt=0, description="of each row in the loss")
-    rows: int = Field(4000, ge=1, description="training rows at most, whole prompts, by hash")
+    weight: float = Field(1.0, gt=0, description="of each row in the loss; a pair weighs training.pair_weight")
+    rows: int = Field(4000, ge=1, description="training rows at most, prompt by prompt in the order of a hash")
     harmless: bool = Field(False, description="answers without a label are safe: ordinary requests, ordinary answers")
 
 
@@ -49,7 +49,7 @@ class DataPlan(_Part):
     refusals: float = Field(0.3, ge=0, le=1, description="share of harmful training prompts that get a written refusal")
     quoted: float = Field(0.0, ge=0, le=1, description="share of them that a harmless request quotes (counter-speech)")
     answered: AnswerPlan | None = Field(None, description="answers that a model writes; none by default")
-    set_power: float = Field(1.0, ge=0, le=1, description="a set of n training rows weighs n to this power in the loss")
+    set_power: float = Field(1.0, ge=0, le=1, description="n training rows of a set weigh n to this power; pairs stay")
 
     @model_validator(mode="after")
     def _answered_sets_are_trained_on(self) -> Self:

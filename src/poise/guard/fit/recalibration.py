@@ -23,7 +23,17 @@ from poise.data.tables import Tables
 from poise.errors import PoiseError
 from poise.guard.calibrated import CalibratedGuard
 from poise.guard.calibration import Calibration, Isotonic, Platt, mapped_by, probabilities, sigmoid
-from poise.guard.fit.calibration import HEADS, LEAST, Method, calibrate, head_logits, level_cuts, log_loss, thresholds
+from poise.guard.fit.calibration import (
+    HEADS,
+    LEAST,
+    Method,
+    calibrate,
+    decided,
+    head_logits,
+    level_cuts,
+    log_loss,
+    thresholds,
+)
 from poise.guard.fit.curves import curve, draw
 from poise.guard.fit.loss import GuardTargets
 from poise.guard.fit.rows import labelled_rows
@@ -164,16 +174,17 @@ def _thresholds(
         guard: whose thresholds and cuts are kept where too few rows are known.
         calibration: the new maps; raw: logits before them.
     """
-    logits = calibration.apply(raw)
+    found = probabilities(calibration.apply(raw))
     at_least, categories = targets.at_least.numpy().T, targets.categories.numpy().T
-    levels = thresholds(list(sigmoid(logits.at_least).T), list(at_least), rate)
-    known = [min(int((told > 0.5).sum()), int((told <= 0.5).sum())) >= LEAST for told in at_least]
+    reached = [found.unsafe, *(found.severity[:, level:].sum(axis=1) for level in (2, 3))]  # rounded as in `blocks`
+    levels = thresholds(reached, list(at_least), rate)
+    known = [min(int((told > 0.5).sum()), int((told < 0.5).sum())) >= LEAST for told in at_least]
     maps = zip(guard.level_cuts, guard.calibration.severity_maps[1:], calibration.severity_maps[1:], strict=True)
     two, three = (_carried(cut, old, new) for cut, old, new in maps)
     return {
         "at_least": [limit if fine else None for limit, fine in zip(levels, known, strict=True)],
-        "categories": thresholds(list(sigmoid(logits.categories).T), list(categories), rate, guard.category_thresholds),
-        "cuts": list(level_cuts(sigmoid(logits.at_least), targets.at_least.numpy(), (two, three))),
+        "categories": thresholds(list(found.categories.T), list(categories), rate, guard.category_thresholds),
+        "cuts": list(level_cuts(found.at_least, targets.at_least.numpy(), (two, three))),
     }
 
 
@@ -204,7 +215,7 @@ def _curves(
     for name in (*_COLUMNS, *HEADS[:-2], "refusal"):
         head, column = _COLUMNS.get(name, (name, 0))
         target = head_logits(told, head)[:, column]
-        known = ~np.isnan(target)
+        known = decided(target)
         positive = target[known] > 0.5
         few = min(int(positive.sum()), int((~positive).sum()))
         if few < LEAST:

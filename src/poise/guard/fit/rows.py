@@ -110,7 +110,7 @@ def _seed_records() -> Iterator[Record]:
 
 
 def rows_of(tables: Tables, plan: DataPlan, seed: int) -> list[Row]:
-    """All rows that know something, once each; training rows of a set are thinned to its limit by whole prompts."""
+    """All rows that know something, once each; training rows of a set are thinned to its limit, prompt by prompt."""
     votes, refusals = _votes(tables)
     found: dict[tuple[str, str, str | None], Row] = {}
     for unit in ("qa", "default", "pairs-extended", "prompt"):
@@ -192,7 +192,11 @@ def _rows(
         categories, at_least = _targets(PartialLabel(safe=True) if harmless else label)
         if item is not None and (counted := votes.get(item)) is not None and counted[1] > 1:
             share = counted[0] / counted[1]
-            at_least = (share, min(at_least[1], share), min(at_least[2], share))  # min of NaN first is NaN
+            if label.safe and share > 0.5:  # overruled: what "safe" told of kinds and levels is unknown
+                categories, at_least = (NAN,) * K, (NAN,) * 3
+            elif share < 0.5:
+                categories = tuple(min(value, share) for value in categories)  # min of NaN first is NaN
+            at_least = (share, min(at_least[1], share), min(at_least[2], share))
         refusal = refusals.get(item, NAN) if item is not None else NAN
         if not all(map(math.isnan, (*categories, *at_least, refusal))):
             yield Row(prompt, response, name, part, categories, at_least, refusal, use.weight)
