@@ -205,6 +205,12 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "uvicorn is not installed (pip install -e '.[serve]')" in capsys.readouterr().err
 
 
+def test_a_queue_shorter_than_a_request_is_said_by_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["guard", "serve", "starter", "--max-queue", "100"]) == 2
+    told = capsys.readouterr().err
+    assert "--max-items 256 is above --max-queue 100" in told and "raise --max-queue" in told
+
+
 @pytest.fixture
 def folder(tmp_path: Path, tiny_encoder: Path) -> Path:
     """A trained guard's folder with random weights."""

@@ -119,4 +119,6 @@ def calibrate(
         )
     if told["kept"]:
         typer.echo(f"not fitted, fewer than {told['least']} rows of a kind: {', '.join(told['kept'])}")
+    if told["mute"]:
+        typer.echo(f"flags none of its harmful rows: {', '.join(told['mute'])}; try --method platt, or a higher rate")
     typer.echo(f"guard: {out}")

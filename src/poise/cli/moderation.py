@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from poise.cli.guard import app
+from poise.errors import PoiseError
 
 keys_app = typer.Typer(help="Keys of a moderation server.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(keys_app, name="keys")
@@ -48,6 +49,12 @@ def serve(
     from poise.serve.limits import Limits
     from poise.serve.telemetry import start_logging
 
+    if max_items > max_queue:
+        raise PoiseError(
+            f"--max-items {max_items} is above --max-queue {max_queue}",
+            where="serve",
+            do="raise --max-queue or lower --max-items",
+        )
     limits = Limits(
         body_bytes=max_bytes,
         items=max_items,

@@ -93,3 +93,11 @@ def test_a_verdict_is_rounded_as_its_thresholds_are(seed: int, tmp_path: Path) -
     guard = told(tmp_path, limits["cuts"], limits["at_least"][1])
     verdict = guard.verdict(probabilities(raw), 0)
     assert verdict.unsafe and verdict.severity == 3 and not guard.blocks(verdict)
+    assert limits["mute"] == ["unsafe", "moderate", "severe"]
+
+
+def test_a_head_that_tells_is_not_mute(tmp_path: Path) -> None:
+    at = np.tile(np.repeat([3.0, -3.0], 40).astype(np.float32)[:, None], (1, 3))
+    known = targets(np.repeat([[1.0] * 3, [0.0] * 3], 40, axis=0))
+    raw = Logits(np.zeros((80, 19), np.float32), at, np.zeros(80, np.float32))
+    assert not _thresholds(told(tmp_path, (0.5, 0.5), 0.5), Calibration.none(), raw, known, 0.05)["mute"]

@@ -149,7 +149,11 @@ def recalibrate(
             do=f"label {LEAST} rows of each, or leave --block-at out",
         )
     before = guard.calibration.apply(logits)
-    told = _curves(before, fitted, targets, limits) | {"false_positive_rate": rate, "rows": len(rows)}
+    told = _curves(before, fitted, targets, limits) | {
+        "false_positive_rate": rate,
+        "rows": len(rows),
+        "mute": limits["mute"],
+    }
     settings = guard.settings | {
         "calibration": fitted.calibration.to_json(),
         "thresholds": {
@@ -170,6 +174,9 @@ def _thresholds(
 ) -> dict[str, list[Any]]:
     """Of the three levels (None where too few rows are known), of the 19 categories, and the cuts of the levels.
 
+    "mute" names the heads whose new threshold no row with the harm reaches: where a map is flat at its top, or the head
+    can't tell, and more harmless rows than `rate` allows stand as high as any.
+
     Args:
         guard: whose thresholds and cuts are kept where too few rows are known.
         calibration: the new maps; raw: logits before them.
@@ -178,13 +185,21 @@ def _thresholds(
     at_least, categories = targets.at_least.numpy().T, targets.categories.numpy().T
     reached = [found.unsafe, *(found.severity[:, level:].sum(axis=1) for level in (2, 3))]  # rounded as in `blocks`
     levels = thresholds(reached, list(at_least), rate)
-    known = [min(int((told > 0.5).sum()), int((told < 0.5).sum())) >= LEAST for told in at_least]
+    limits = thresholds(list(found.categories.T), list(categories), rate, guard.category_thresholds)
+    heads = zip((*_COLUMNS, *HEADS[:-2]), (*reached, *found.categories.T), (*at_least, *categories), strict=True)
+    known = [min(int((told > 0.5).sum()), int((told < 0.5).sum())) >= LEAST for told in (*at_least, *categories)]
+    mute = [
+        name
+        for (name, score, told), limit, fine in zip(heads, (*levels, *limits), known, strict=True)
+        if fine and not (score[told > 0.5] >= limit).any()
+    ]
     maps = zip(guard.level_cuts, guard.calibration.severity_maps[1:], calibration.severity_maps[1:], strict=True)
     two, three = (_carried(cut, old, new) for cut, old, new in maps)
     return {
-        "at_least": [limit if fine else None for limit, fine in zip(levels, known, strict=True)],
-        "categories": thresholds(list(found.categories.T), list(categories), rate, guard.category_thresholds),
+        "at_least": [limit if fine else None for limit, fine in zip(levels, known[:3], strict=True)],
+        "categories": limits,
         "cuts": list(level_cuts(found.at_least, targets.at_least.numpy(), (two, three))),
+        "mute": mute,
     }
 
 

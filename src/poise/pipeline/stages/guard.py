@@ -142,8 +142,9 @@ def _severity(severities: list[int | None], labels: Any) -> dict[str, Any]:
     if not known:
         return {"severity_qwk": None, "severity_macro_f1": None}
     predicted, true = (np.array(column) for column in zip(*known, strict=True))
+    kappa = quadratic_weighted_kappa(predicted, true, 4)
     return {
-        "severity_qwk": quadratic_weighted_kappa(predicted, true, 4),
+        "severity_qwk": None if np.isnan(kappa) else kappa,
         "severity_macro_f1": macro_f1(predicted, true, 4),
     }
 
