@@ -179,9 +179,14 @@ def _fit(logits: Tensor, target: Tensor) -> tuple[float, list[float]]:
 
 
 def decided(target: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Where a target says yes or no: known, and raters are not split."""
+    """Where a target says yes (above 0.5) or no: not NaN, and raters are not split. Any shape, and the same back."""
     found: NDArray[np.bool_] = ~np.isnan(target) & (target != 0.5)
     return found
+
+
+def enough(target: NDArray[np.floating]) -> bool:
+    """Whether `LEAST` rows or more say yes, and as many no. Args: target, shape (N,), see `decided`."""
+    return bool(min((target > 0.5).sum(), (target < 0.5).sum()) >= LEAST)
 
 
 def threshold_at(score: NDArray[np.floating], positive: NDArray[np.bool_], rate: float) -> float | None:
@@ -208,9 +213,8 @@ def thresholds(
     found = []
     for score, told, kept in zip(probability, target, otherwise or [0.5] * len(target), strict=True):
         known = decided(told)
-        positive = told[known] > 0.5
-        enough = positive.sum() >= LEAST and (~positive).sum() >= LEAST
-        found.append((threshold_at(score[known], positive, rate) or 0.5) if enough else kept)
+        at = threshold_at(score[known], told[known] > 0.5, rate) or 0.5
+        found.append(at if enough(told) else kept)
     return found
 
 

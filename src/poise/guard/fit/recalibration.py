@@ -29,6 +29,7 @@ from poise.guard.fit.calibration import (
     Method,
     calibrate,
     decided,
+    enough,
     head_logits,
     level_cuts,
     log_loss,
@@ -154,8 +155,20 @@ def recalibrate(
         "rows": len(rows),
         "mute": limits["mute"],
     }
-    settings = guard.settings | {
-        "calibration": fitted.calibration.to_json(),
+    _write(guard, out, _settings(guard, fitted.calibration, limits, rate, block_at), told)
+    return told
+
+
+def _settings(
+    guard: CalibratedGuard,
+    calibration: Calibration,
+    limits: Mapping[str, Sequence[Any]],
+    rate: float,
+    block_at: Severity | None,
+) -> dict[str, Any]:
+    """Those of the guard with the new calibration and thresholds. Args: limits, see `_thresholds`."""
+    return guard.settings | {
+        "calibration": calibration.to_json(),
         "thresholds": {
             "unsafe": limits["at_least"][0],
             "categories": limits["categories"],
@@ -165,8 +178,6 @@ def recalibrate(
         },
         "block_at": None if block_at is None else block_at.label,
     }
-    _write(guard, out, settings, told)
-    return told
 
 
 def _thresholds(
@@ -187,7 +198,7 @@ def _thresholds(
     levels = thresholds(reached, list(at_least), rate)
     limits = thresholds(list(found.categories.T), list(categories), rate, guard.category_thresholds)
     heads = zip((*_COLUMNS, *HEADS[:-2]), (*reached, *found.categories.T), (*at_least, *categories), strict=True)
-    known = [min(int((told > 0.5).sum()), int((told < 0.5).sum())) >= LEAST for told in (*at_least, *categories)]
+    known = [enough(told) for told in (*at_least, *categories)]
     mute = [
         name
         for (name, score, told), limit, fine in zip(heads, (*levels, *limits), known, strict=True)
